@@ -1,0 +1,153 @@
+//! The body of a response on its way to a client, and nothing about where it came from.
+//!
+//! Cached and fixed bodies are plain variants, so that the hot path allocates nothing for them;
+//! everything that arrives over time is one boxed stream. Errors are [`Error`]: a body that fails
+//! breaks the message off, it never ends it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::error::Error;
+
+/// A response body.
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Chunks(Chunks),
+    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error>>>),
+}
+
+/// A stored body, in the pieces in which it arrived, shared with its other readers.
+pub struct Chunks {
+    chunks: Arc<[Bytes]>,
+    next: usize,
+    bytes_left: u64,
+}
+
+impl Body {
+    pub fn stream(body: impl http_body::Body<Data = Bytes, Error = Error> + 'static) -> Self {
+        Self::Stream(Box::pin(body))
+    }
+
+    /// `bytes` is the sum of the chunks' lengths.
+    pub fn chunks(chunks: Arc<[Bytes]>, bytes: u64) -> Self {
+        match &*chunks {
+            [] => Self::Empty,
+            [only] => Self::Full(only.clone()),
+            _ => Self::Chunks(Chunks { chunks, next: 0, bytes_left: bytes }),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(_) => {
+                let Self::Full(bytes) = std::mem::take(&mut *self) else { return Poll::Ready(None) };
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Chunks(body) => {
+                let Some(chunk) = body.chunks.get(body.next).cloned() else {
+                    return Poll::Ready(None);
+                };
+                body.next += 1;
+                body.bytes_left = body.bytes_left.saturating_sub(chunk.len() as u64);
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Chunks(body) => body.next >= body.chunks.len(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Chunks(body) => SizeHint::with_exact(body.bytes_left),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Self::Chunks(body) => write!(f, "Chunks({} bytes left)", body.bytes_left),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    async fn read(mut body: Body) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(frame) =
+            poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
+        {
+            if let Ok(data) = frame.expect("a stored body does not fail").into_data() {
+                all.extend_from_slice(&data);
+            }
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn chunks_are_sent_in_order_and_their_length_is_known_ahead() {
+        let chunks: Arc<[Bytes]> = Arc::new([Bytes::from("ab"), Bytes::from("cde")]);
+        let body = Body::chunks(chunks, 5);
+        assert_eq!(http_body::Body::size_hint(&body).exact(), Some(5));
+        assert_eq!(read(body).await, b"abcde");
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_at_its_end_from_the_start() {
+        assert!(http_body::Body::is_end_stream(&Body::from(String::new())));
+        assert_eq!(read(Body::from("")).await, b"");
+    }
+}
