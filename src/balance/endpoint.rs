@@ -1,0 +1,148 @@
+//! One upstream server: its address, what is counted about it, and its standing.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::latency::Latency;
+use super::standing::{Standing, Verdict};
+use crate::config::model::Address;
+use crate::metrics::status::StatusCounts;
+use crate::metrics::{Counter, PerWorker};
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// An endpoint of one pool. It outlives reloads as long as its pool keeps the address.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Unique in this process, never used again.
+    pub id: u64,
+    pub address: Address,
+    /// The address as text: the metric label.
+    pub label: Arc<str>,
+    /// Where to connect, in the order to try; empty while a name does not resolve.
+    resolved: ArcSwap<Vec<SocketAddr>>,
+    /// Requests leased on all workers.
+    pub(super) in_flight: AtomicUsize,
+    /// Open connections of all workers, idle ones included.
+    open: AtomicUsize,
+    /// Idle connections of all workers.
+    idle: AtomicUsize,
+    pub(super) latency: Latency,
+    /// Failed tries in a row.
+    pub(super) failures: AtomicU32,
+    standing: Mutex<Standing>,
+    pub stats: EndpointStats,
+}
+
+#[derive(Debug, Default)]
+pub struct EndpointStats {
+    pub codes: PerWorker<StatusCounts>,
+    pub probes_succeeded: Counter,
+    pub probes_failed: Counter,
+    pub ejections: Counter,
+}
+
+impl Endpoint {
+    pub fn new(address: Address, verdict: Verdict) -> Self {
+        let resolved = match &address {
+            Address::Socket(socket) => vec![*socket],
+            Address::Name { .. } | Address::Unix(_) => Vec::new(),
+        };
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            label: address.to_string().into(),
+            address,
+            resolved: ArcSwap::from_pointee(resolved),
+            in_flight: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+            latency: Latency::default(),
+            failures: AtomicU32::new(0),
+            standing: Mutex::new(Standing::new(verdict)),
+            stats: EndpointStats::default(),
+        }
+    }
+
+    /// The addresses to connect to. For a unix socket there are none.
+    pub fn resolved(&self) -> Arc<Vec<SocketAddr>> {
+        self.resolved.load_full()
+    }
+
+    /// Replaces what the endpoint's name resolves to; true if that changed.
+    pub fn set_resolved(&self, addresses: Vec<SocketAddr>) -> bool {
+        let changed = **self.resolved.load() != addresses;
+        if changed {
+            self.resolved.store(Arc::new(addresses));
+        }
+        changed
+    }
+
+    /// False for a name that has not been resolved: no request can be sent there.
+    pub fn is_resolved(&self) -> bool {
+        !matches!(self.address, Address::Name { .. }) || !self.resolved.load().is_empty()
+    }
+
+    pub fn requests_in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn connections_open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub fn connections_idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// The average time to the first byte in seconds, once there was an answer.
+    pub fn latency_seconds(&self, now_millis: u32) -> Option<f64> {
+        self.latency.nanos(now_millis).map(|nanos| f64::from(nanos) / 1e9)
+    }
+
+    /// Counts a connection as open unless `max` are.
+    pub fn open_connection(self: &Arc<Self>, max: usize) -> Option<OpenConnection> {
+        try_increment(&self.open, max).then(|| OpenConnection(self.clone()))
+    }
+
+    /// Counts a connection as idle unless `max` are.
+    pub fn idle_connection(self: &Arc<Self>, max: usize) -> Option<IdleConnection> {
+        try_increment(&self.idle, max).then(|| IdleConnection(self.clone()))
+    }
+
+    pub fn standing(&self) -> MutexGuard<'_, Standing> {
+        // Every update of a standing is complete, so a panic elsewhere leaves nothing half done.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open connection in the count of its endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Endpoint>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An idle connection in the count of its endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct IdleConnection(Arc<Endpoint>);
+
+impl Drop for IdleConnection {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Adds one unless `max` is reached; exact over all threads.
+pub(super) fn try_increment(count: &AtomicUsize, max: usize) -> bool {
+    if count.fetch_add(1, Ordering::Relaxed) < max {
+        return true;
+    }
+    count.fetch_sub(1, Ordering::Relaxed);
+    false
+}

@@ -1,0 +1,120 @@
+//! What a pool counts, and its Prometheus series.
+
+use super::pool::{Pool, process_millis};
+use super::standing::Availability;
+use crate::metrics::{Counter, Exposition, Histogram};
+
+/// Counters of one pool; they outlive a reload that keeps the pool's name.
+#[derive(Debug, Default)]
+pub struct PoolStats {
+    /// From the request written to the response head.
+    pub duration: Histogram,
+    /// TLS included.
+    pub connect: Histogram,
+    pub retries: [Counter; RetryReason::ALL.len()],
+    pub retry_budget_exhausted: Counter,
+}
+
+/// Why a request was tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The endpoint could not be connected to.
+    Connect,
+    /// The connection ended before the request was written.
+    NeverWritten,
+    /// The connection ended before a response head.
+    Reset,
+    /// A status of `retry.on`.
+    Status,
+}
+
+impl RetryReason {
+    pub const ALL: [Self; 4] = [Self::Connect, Self::NeverWritten, Self::Reset, Self::Status];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::NeverWritten => "never_written",
+            Self::Reset => "reset",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl Pool {
+    /// Writes the series of this pool and its endpoints.
+    pub fn collect(&self, out: &mut Exposition) {
+        let pool = [("pool", &*self.name)];
+        out.histogram(
+            "headwater_upstream_duration_seconds",
+            "Time to the first byte of the upstream's answer.",
+        )
+        .distribution(&pool, &self.stats.duration);
+        out.histogram(
+            "headwater_upstream_connect_seconds",
+            "Time to connect to an endpoint, TLS included.",
+        )
+        .distribution(&pool, &self.stats.connect);
+        for reason in RetryReason::ALL {
+            out.counter("headwater_retries_total", "Requests tried again.").series(
+                &[pool[0], ("reason", reason.as_str())],
+                self.stats.retries[reason as usize].value() as f64,
+            );
+        }
+        out.counter("headwater_retry_budget_exhausted_total", "Retries that the budget refused.")
+            .series(&pool, self.stats.retry_budget_exhausted.value() as f64);
+        self.collect_endpoints(out);
+    }
+
+    fn collect_endpoints(&self, out: &mut Exposition) {
+        let now = std::time::Instant::now();
+        let now_millis = process_millis(now);
+        let members = self.members();
+        let (mut open, mut idle) = (0, 0);
+        for member in members.iter() {
+            let endpoint = &member.endpoint;
+            open += endpoint.connections_open();
+            idle += endpoint.connections_idle();
+            let labels = [("pool", &*self.name), ("endpoint", &*endpoint.label)];
+            let usable = endpoint.is_resolved()
+                && endpoint.standing().availability(now) == Availability::Usable;
+            out.gauge("headwater_endpoint_healthy", "1 while the endpoint is usable.")
+                .series(&labels, f64::from(u8::from(usable)));
+            out.gauge(
+                "headwater_endpoint_requests_in_flight",
+                "Requests that wait for the endpoint or stream from it.",
+            )
+            .series(&labels, endpoint.requests_in_flight() as f64);
+            if let Some(seconds) = endpoint.latency_seconds(now_millis) {
+                out.gauge(
+                    "headwater_endpoint_latency_ewma_seconds",
+                    "Peak-EWMA of the time to the first byte.",
+                )
+                .series(&labels, seconds);
+            }
+            out.counter("headwater_ejections_total", "Ejections after consecutive failures.")
+                .series(&labels, endpoint.stats.ejections.value() as f64);
+            let probes = [
+                ("success", &endpoint.stats.probes_succeeded),
+                ("failure", &endpoint.stats.probes_failed),
+            ];
+            for (result, count) in probes {
+                out.counter("headwater_health_checks_total", "Active health checks.")
+                    .series(&[labels[0], labels[1], ("result", result)], count.value() as f64);
+            }
+            for codes in endpoint.stats.codes.iter() {
+                for (code, count) in codes.counted() {
+                    out.counter(
+                        "headwater_upstream_requests_total",
+                        "Answers of endpoints, by status.",
+                    )
+                    .add(&[labels[0], labels[1], ("code", &code)], count as f64);
+                }
+            }
+        }
+        for (state, count) in [("active", open.saturating_sub(idle)), ("idle", idle)] {
+            out.gauge("headwater_upstream_connections", "Open connections to endpoints.")
+                .series(&[("pool", &*self.name), ("state", state)], count as f64);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Whether an endpoint may be picked: the verdicts of probes, the set-aside after a failed
+//! connect, and ejection, as one state machine without clock or I/O.
+//!
+//! The three are independent. A probe verdict and an ejection yield to panic (see
+//! [`super::candidates`]); a set-aside never does, because a request to an endpoint that does not
+//! accept connections cannot succeed.
+
+use std::time::{Duration, Instant};
+
+use crate::config::model;
+
+/// The first set-aside after a failed connect; each further failure doubles it.
+const ASIDE_MIN: Duration = Duration::from_millis(250);
+const ASIDE_MAX: Duration = Duration::from_secs(5);
+/// An ejection lasts `eject_for` times the ejections so far, at most this many.
+const EJECTION_MULTIPLE_MAX: u32 = 10;
+
+/// What is known about one endpoint.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    verdict: Verdict,
+    /// Probes in a row that contradict the verdict.
+    contradictions: u32,
+    aside: Option<Aside>,
+    ejection: Option<Ejection>,
+    /// Ejections that still lengthen the next one.
+    ejections: u32,
+}
+
+/// What the active probes say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not probed yet: usable.
+    Unknown,
+    /// Added while others were healthy: not usable before its first good probe.
+    Awaited,
+    Healthy,
+    /// With the reason of the last failed probe.
+    Unhealthy(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    until: Instant,
+    backoff: Duration,
+    /// A request is trying the endpoint; no other may before it ended.
+    trial: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ejection {
+    until: Instant,
+    length: Duration,
+}
+
+/// Why an endpoint is not simply usable; the first that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    Usable,
+    /// Its last connect failed; the next trial is not due or is running.
+    Aside,
+    /// Its last connect failed, and one request may try it now.
+    Trial,
+    Ejected,
+    Unhealthy,
+}
+
+impl Availability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::Aside | Self::Trial => "set_aside",
+            Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+impl Standing {
+    pub fn new(verdict: Verdict) -> Self {
+        Self { verdict, contradictions: 0, aside: None, ejection: None, ejections: 0 }
+    }
+
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    pub fn availability(&self, now: Instant) -> Availability {
+        if let Some(aside) = &self.aside {
+            return if aside.trial || now < aside.until {
+                Availability::Aside
+            } else {
+                Availability::Trial
+            };
+        }
+        if self.ejection.is_some_and(|ejection| now < ejection.until) {
+            return Availability::Ejected;
+        }
+        match self.verdict {
+            Verdict::Unknown | Verdict::Healthy => Availability::Usable,
+            Verdict::Awaited | Verdict::Unhealthy(_) => Availability::Unhealthy,
+        }
+    }
+
+    /// When time alone changes the availability next.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let aside = self.aside.filter(|aside| !aside.trial).map(|aside| aside.until);
+        let ejection = self.ejection.map(|ejection| ejection.until);
+        [aside, ejection].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    /// A probe succeeded. It ends a set-aside; the verdict turns by `healthy_after`.
+    pub fn probe_succeeded(&mut self, health: &model::Health) {
+        self.aside = None;
+        match self.verdict {
+            Verdict::Unknown | Verdict::Awaited => self.turn(Verdict::Healthy),
+            Verdict::Healthy => self.contradictions = 0,
+            Verdict::Unhealthy(_) => {
+                self.contradictions += 1;
+                if self.contradictions >= health.healthy_after {
+                    self.turn(Verdict::Healthy);
+                }
+            }
+        }
+    }
+
+    /// A probe failed. The first one of an endpoint decides alone, later ones by
+    /// `unhealthy_after`.
+    pub fn probe_failed(&mut self, health: &model::Health, reason: String) {
+        match &mut self.verdict {
+            Verdict::Unknown | Verdict::Awaited => self.turn(Verdict::Unhealthy(reason)),
+            Verdict::Unhealthy(last) => {
+                *last = reason;
+                self.contradictions = 0;
+            }
+            Verdict::Healthy => {
+                self.contradictions += 1;
+                if self.contradictions >= health.unhealthy_after {
+                    self.turn(Verdict::Unhealthy(reason));
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
+        self.contradictions = 0;
+    }
+
+    /// A connect failed, of a request or of a probe.
+    pub fn connect_failed(&mut self, now: Instant) {
+        let backoff = match self.aside {
+            // Requests that were under way when the first one failed say nothing new.
+            Some(aside) if now < aside.until => return,
+            Some(aside) => (aside.backoff * 2).min(ASIDE_MAX),
+            None => ASIDE_MIN,
+        };
+        self.aside = Some(Aside { until: now + backoff, backoff, trial: false });
+    }
+
+    /// A connect succeeded.
+    pub fn connect_succeeded(&mut self) {
+        self.aside = None;
+    }
+
+    /// Claims the one trial of an endpoint that was set aside. True for exactly one caller.
+    pub fn begin_trial(&mut self, now: Instant) -> bool {
+        match &mut self.aside {
+            Some(aside) if !aside.trial && now >= aside.until => {
+                aside.trial = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The trial ended without a verdict, because its client left.
+    pub fn abandon_trial(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.trial = false;
+        }
+    }
+
+    /// Takes the endpoint out for a time that grows with every ejection.
+    pub fn eject(&mut self, now: Instant, base: Duration) {
+        if let Some(last) = self.ejection {
+            // One step is forgotten for each `base` that passed without an ejection.
+            let quiet = now.saturating_duration_since(last.until);
+            let forgotten = quiet.as_nanos() / base.as_nanos().max(1);
+            self.ejections =
+                self.ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
+        }
+        self.ejections = (self.ejections + 1).min(EJECTION_MULTIPLE_MAX);
+        let length = base * self.ejections;
+        self.ejection = Some(Ejection { until: now + length, length });
+    }
+
+    /// How much of an ejection is left, and how long it is in all.
+    pub fn ejection_left(&self, now: Instant) -> Option<(Duration, Duration)> {
+        let ejection = self.ejection.filter(|ejection| now < ejection.until)?;
+        Some((ejection.until - now, ejection.length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(healthy_after: u32, unhealthy_after: u32) -> model::Health {
+        model::Health {
+            probe: model::Probe::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            healthy_after,
+            unhealthy_after,
+        }
+    }
+
+    #[test]
+    fn the_first_probe_alone_decides() {
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.probe_failed(&health(2, 3), "500".into());
+        assert_eq!(standing.verdict(), &Verdict::Unhealthy("500".into()));
+
+        let mut awaited = Standing::new(Verdict::Awaited);
+        assert_eq!(awaited.availability(Instant::now()), Availability::Unhealthy);
+        awaited.probe_succeeded(&health(2, 3));
+        assert_eq!(awaited.verdict(), &Verdict::Healthy);
+    }
+
+    #[test]
+    fn later_probes_decide_by_their_number_in_a_row() {
+        let health = health(2, 3);
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.probe_succeeded(&health);
+        standing.probe_failed(&health, "a".into());
+        standing.probe_failed(&health, "b".into());
+        standing.probe_succeeded(&health);
+        standing.probe_failed(&health, "c".into());
+        standing.probe_failed(&health, "d".into());
+        assert_eq!(standing.verdict(), &Verdict::Healthy);
+        standing.probe_failed(&health, "e".into());
+        assert_eq!(standing.verdict(), &Verdict::Unhealthy("e".into()));
+        standing.probe_succeeded(&health);
+        assert_eq!(standing.verdict(), &Verdict::Unhealthy("e".into()));
+        standing.probe_succeeded(&health);
+        assert_eq!(standing.verdict(), &Verdict::Healthy);
+    }
+
+    #[test]
+    fn a_failed_connect_sets_aside_for_times_that_double_to_five_seconds() {
+        let mut now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            standing.connect_failed(now);
+            let until = standing.next_change(now).expect("set aside");
+            waits.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+    }
+
+    #[test]
+    fn failures_that_were_under_way_do_not_lengthen_the_set_aside() {
+        let now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.connect_failed(now);
+        standing.connect_failed(now + Duration::from_millis(10));
+        assert_eq!(standing.next_change(now), Some(now + ASIDE_MIN));
+    }
+
+    #[test]
+    fn one_trial_at_a_time_and_a_good_one_ends_the_set_aside() {
+        let now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.connect_failed(now);
+        assert!(!standing.begin_trial(now));
+        let due = now + ASIDE_MIN;
+        assert_eq!(standing.availability(due), Availability::Trial);
+        assert!(standing.begin_trial(due));
+        assert!(!standing.begin_trial(due));
+        assert_eq!(standing.availability(due), Availability::Aside);
+        standing.connect_succeeded();
+        assert_eq!(standing.availability(due), Availability::Usable);
+    }
+
+    #[test]
+    fn an_abandoned_trial_may_be_begun_again() {
+        let now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.connect_failed(now);
+        assert!(standing.begin_trial(now + ASIDE_MIN));
+        standing.abandon_trial();
+        assert!(standing.begin_trial(now + ASIDE_MIN));
+    }
+
+    #[test]
+    fn each_ejection_lasts_longer_and_quiet_time_is_credited() {
+        let base = Duration::from_secs(30);
+        let mut now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        let mut lengths = Vec::new();
+        for _ in 0..3 {
+            standing.eject(now, base);
+            let (left, _) = standing.ejection_left(now).expect("ejected");
+            lengths.push(left.as_secs());
+            now += left;
+            assert_eq!(standing.availability(now), Availability::Usable);
+        }
+        assert_eq!(lengths, [30, 60, 90]);
+        standing.eject(now + base * 3, base);
+        assert_eq!(standing.ejection_left(now + base * 3).map(|(left, _)| left), Some(base));
+    }
+}
