@@ -25,9 +25,29 @@ pub enum Body {
 
 /// A stored body, in the pieces in which it arrived, shared with its other readers.
 pub struct Chunks {
-    chunks: Arc<[Bytes]>,
+    stored: Arc<StoredBody>,
     next: usize,
     bytes_left: u64,
+}
+
+/// The pieces of a body that is kept, and whatever must live as long as they do.
+pub struct StoredBody {
+    chunks: Box<[Bytes]>,
+    bytes: u64,
+    /// Dropped after the last reader, such as a charge on the memory of the cache.
+    _keep: Box<dyn Send + Sync>,
+}
+
+impl StoredBody {
+    pub fn new(chunks: Vec<Bytes>, keep: impl Send + Sync + 'static) -> Arc<Self> {
+        let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Arc::new(Self { chunks: chunks.into(), bytes, _keep: Box::new(keep) })
+    }
+
+    /// Length of the whole body in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Body {
@@ -35,12 +55,17 @@ impl Body {
         Self::Stream(Box::pin(body))
     }
 
-    /// `bytes` is the sum of the chunks' lengths.
-    pub fn chunks(chunks: Arc<[Bytes]>, bytes: u64) -> Self {
-        match &*chunks {
+    /// A reader of a stored body, at its beginning.
+    pub fn stored(stored: &Arc<StoredBody>) -> Self {
+        match &*stored.chunks {
             [] => Self::Empty,
+            // The piece counts its own readers; no need to share more than that.
             [only] => Self::Full(only.clone()),
-            _ => Self::Chunks(Chunks { chunks, next: 0, bytes_left: bytes }),
+            _ => Self::Chunks(Chunks {
+                stored: stored.clone(),
+                next: 0,
+                bytes_left: stored.bytes,
+            }),
         }
     }
 }
@@ -74,11 +99,13 @@ impl http_body::Body for Body {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(_) => {
-                let Self::Full(bytes) = std::mem::take(&mut *self) else { return Poll::Ready(None) };
+                let Self::Full(bytes) = std::mem::take(&mut *self) else {
+                    return Poll::Ready(None);
+                };
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Chunks(body) => {
-                let Some(chunk) = body.chunks.get(body.next).cloned() else {
+                let Some(chunk) = body.stored.chunks.get(body.next).cloned() else {
                     return Poll::Ready(None);
                 };
                 body.next += 1;
@@ -93,7 +120,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Chunks(body) => body.next >= body.chunks.len(),
+            Self::Chunks(body) => body.next >= body.stored.chunks.len(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -105,6 +132,12 @@ impl http_body::Body for Body {
             Self::Chunks(body) => SizeHint::with_exact(body.bytes_left),
             Self::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+impl std::fmt::Debug for StoredBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoredBody({} bytes)", self.bytes)
     }
 }
 
@@ -139,10 +172,21 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_are_sent_in_order_and_their_length_is_known_ahead() {
-        let chunks: Arc<[Bytes]> = Arc::new([Bytes::from("ab"), Bytes::from("cde")]);
-        let body = Body::chunks(chunks, 5);
+        let stored = StoredBody::new(vec![Bytes::from("ab"), Bytes::from("cde")], ());
+        let body = Body::stored(&stored);
         assert_eq!(http_body::Body::size_hint(&body).exact(), Some(5));
         assert_eq!(read(body).await, b"abcde");
+    }
+
+    #[tokio::test]
+    async fn what_a_stored_body_keeps_lives_as_long_as_its_last_reader() {
+        let kept = Arc::new(());
+        let stored = StoredBody::new(vec![Bytes::from("ab"), Bytes::from("c")], kept.clone());
+        let reader = Body::stored(&stored);
+        drop(stored);
+        assert_eq!(Arc::strong_count(&kept), 2);
+        assert_eq!(read(reader).await, b"abc");
+        assert_eq!(Arc::strong_count(&kept), 1);
     }
 
     #[tokio::test]

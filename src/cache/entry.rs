@@ -1,0 +1,191 @@
+//! A stored response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY,
+};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::storable::Terms;
+use crate::body::StoredBody;
+use crate::memory::Charge;
+
+/// What an entry costs beside its head and body: the entry itself, its place in the index and in
+/// the store's queues, and the allocator's rounding.
+pub(super) const ENTRY_OVERHEAD: u64 = 400;
+/// What one header field costs beside its text.
+const FIELD_OVERHEAD: usize = 48;
+
+/// The head of a stored or arriving response, with what was known when it came.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub status: StatusCode,
+    /// End-to-end fields, as they are sent again; without `Age`.
+    pub headers: HeaderMap,
+    pub terms: Terms,
+    /// Its age when it came.
+    pub initial_age: Duration,
+    pub received: Instant,
+}
+
+/// A complete response in the store.
+#[derive(Debug)]
+pub struct Entry {
+    pub head: Head,
+    pub body: Arc<StoredBody>,
+    /// False before it is published and after a purge: not to be served.
+    live: AtomicBool,
+    /// For the head and what belongs to it; the body carries its own.
+    charge: Charge,
+}
+
+impl Head {
+    pub fn age(&self, now: Instant) -> Duration {
+        self.initial_age + now.saturating_duration_since(self.received)
+    }
+
+    /// Seconds until it is stale, negative afterwards.
+    pub fn ttl(&self, now: Instant) -> i64 {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        seconds(self.terms.lifetime).saturating_sub(seconds(self.age(now)))
+    }
+
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        !self.terms.revalidate_always && self.age(now) < self.terms.lifetime
+    }
+
+    /// Length of its text and index, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let fields: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
+            .sum();
+        fields as u64
+    }
+
+    /// The fields of a 304 (RFC 9110 §15.4.5): those that a 200 would have sent and that guide
+    /// caches, none that describe the body.
+    pub fn not_modified_headers(&self) -> HeaderMap {
+        const KEPT: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY];
+        let mut headers = self.headers.clone();
+        let dropped: Vec<_> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("content-") && !KEPT.contains(name))
+            .cloned()
+            .collect();
+        for name in dropped {
+            headers.remove(name);
+        }
+        headers
+    }
+
+    /// Takes over the fields of a 304 that confirmed this response (RFC 9111 §3.2), except those
+    /// that describe the stored body.
+    pub fn freshened(&self, update: &HeaderMap) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        for name in update.keys() {
+            if is_about_the_body(name) {
+                continue;
+            }
+            headers.remove(name);
+            for value in update.get_all(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers
+    }
+}
+
+/// Fields that a 304 must not replace: they belong to the bytes that are stored.
+fn is_about_the_body(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH
+        || matches!(name.as_str(), "content-encoding" | "content-type" | "content-range")
+}
+
+impl Entry {
+    pub fn new(head: Head, body: Arc<StoredBody>, charge: Charge) -> Self {
+        Self { head, body, live: AtomicBool::new(false), charge }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_live(&self, live: bool) {
+        self.live.store(live, Ordering::Release);
+    }
+
+    /// What the entry holds in the store, in bytes.
+    pub(super) fn weight(&self) -> u64 {
+        self.charge.bytes() + self.body.bytes()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::cache::freshness::LifetimeSource;
+
+    pub(in crate::cache) fn head(lifetime_seconds: u64) -> Head {
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, HeaderValue::from_static("\"a\""));
+        headers.insert("content-type", HeaderValue::from_static("text/plain"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        Head {
+            status: StatusCode::OK,
+            headers,
+            terms: Terms {
+                lifetime: Duration::from_secs(lifetime_seconds),
+                source: LifetimeSource::MaxAge,
+                revalidate_always: false,
+                must_revalidate: false,
+            },
+            initial_age: Duration::from_secs(5),
+            received: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn age_counts_from_the_origin_and_freshness_ends_with_the_lifetime() {
+        let head = head(10);
+        let at = |seconds| head.received + Duration::from_secs(seconds);
+        assert_eq!(head.age(at(3)).as_secs(), 8);
+        assert_eq!(head.ttl(at(3)), 2);
+        assert!(head.is_fresh(at(4)));
+        assert!(!head.is_fresh(at(5)));
+        assert_eq!(head.ttl(at(8)), -3);
+    }
+
+    #[test]
+    fn what_must_always_be_revalidated_is_never_fresh() {
+        let mut head = head(10);
+        head.terms.revalidate_always = true;
+        assert!(!head.is_fresh(head.received));
+    }
+
+    #[test]
+    fn a_304_describes_no_body() {
+        let headers = head(1).not_modified_headers();
+        assert!(headers.contains_key(ETAG));
+        assert!(!headers.contains_key("content-type"));
+        assert!(!headers.contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn a_confirmation_replaces_fields_but_not_those_of_the_body() {
+        let mut update = HeaderMap::new();
+        update.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        update.append("x-a", HeaderValue::from_static("1"));
+        update.append("x-a", HeaderValue::from_static("2"));
+        let headers = head(1).freshened(&update);
+        assert_eq!(headers[CONTENT_LENGTH], "3");
+        assert_eq!(headers.get_all("x-a").iter().count(), 2);
+        assert_eq!(headers[ETAG], "\"a\"");
+    }
+}

@@ -1,0 +1,218 @@
+//! The writing side of a flight: from the first byte of a response to its entry in the store.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use super::Cache;
+use super::entry::{ENTRY_OVERHEAD, Entry, Head};
+use super::flight::{Flight, Outcome, Shared};
+use super::key::Key;
+use super::storable::Refusal;
+use super::vary::VaryFields;
+use crate::body::StoredBody;
+use crate::error::Kind;
+use crate::memory::Charge;
+
+/// Bodies are kept in pieces of allocations of this size.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The duty to settle a flight. Dropped without that, it fails the flight.
+#[derive(Debug)]
+pub struct Lead {
+    cache: Arc<Cache>,
+    flight: Arc<Flight>,
+    /// Under which the flight is found.
+    key: Key,
+}
+
+/// A response on its way into the store and to the readers of its flight.
+#[derive(Debug)]
+pub struct Fill {
+    lead: Lead,
+    shared: Arc<Shared>,
+    /// For the entry; `None` once the body goes on unstored.
+    charges: Option<Charges>,
+    /// The allocation that pieces are cut from.
+    chunk: BytesMut,
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Charges {
+    head: Charge,
+    body: Charge,
+}
+
+impl Lead {
+    pub(super) fn new(cache: Arc<Cache>, flight: Arc<Flight>, key: Key) -> Self {
+        Self { cache, flight, key }
+    }
+
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// The answer may not be shared: whoever waits fetches alone, and so do, for a while, those
+    /// who come later.
+    pub fn refuse(self, refusal: Refusal) {
+        self.cache.remember_uncacheable(&self.key, &self.flight);
+        self.flight.settle(Outcome::Alone(refusal));
+    }
+
+    /// The fetch failed before there was an answer.
+    pub fn fail(self, kind: Kind) {
+        self.flight.settle(Outcome::Failed(kind));
+    }
+
+    /// The stored response is (or has become) fresh without a new body.
+    pub fn found(self, entry: Arc<Entry>) {
+        self.flight.settle(Outcome::Stored(entry));
+    }
+
+    /// The origin confirmed `stored` with a 304 whose fields are in `head`, already merged.
+    pub fn confirm(self, stored: &Arc<Entry>, head: Head) -> Arc<Entry> {
+        let Some(charge) = self.cache.store.reserve(head_bytes(&head, &self.key)) else {
+            self.flight.settle(Outcome::Stored(stored.clone()));
+            return stored.clone();
+        };
+        let entry = Arc::new(Entry::new(head, stored.body.clone(), charge));
+        self.cache.publish(&self.key, &self.flight, &entry);
+        self.flight.settle(Outcome::Stored(entry.clone()));
+        entry
+    }
+
+    /// Shares a response that may be stored. `request` holds the fields that were forwarded.
+    /// Gives the lead back if there is no room for the body.
+    pub fn fill(
+        mut self,
+        head: Head,
+        length: Option<u64>,
+        request: &HeaderMap,
+    ) -> Result<Fill, (Self, Refusal)> {
+        let body_bytes = length.unwrap_or(CHUNK_BYTES as u64);
+        if length.is_some_and(|length| length > self.cache.object_bytes_max()) {
+            return Err((self, Refusal::TooLarge));
+        }
+        let charges = self
+            .cache
+            .store
+            .reserve(head_bytes(&head, &self.key))
+            .zip(self.cache.store.reserve(body_bytes))
+            .map(|(head, body)| Charges { head, body });
+        let Some(charges) = charges else { return Err((self, Refusal::TooLarge)) };
+        let variant = VaryFields::of(&head.headers).map(|fields| {
+            let (fields, key) = self.cache.vary(&self.flight, &fields, request);
+            self.cache.move_flight(&self.key, &key, &self.flight);
+            self.key = key.clone();
+            (fields, key)
+        });
+        let shared = Arc::new(Shared { head, length, variant });
+        self.flight.settle(Outcome::Streaming(shared.clone()));
+        Ok(Fill {
+            lead: self,
+            shared,
+            charges: Some(charges),
+            chunk: BytesMut::new(),
+            received: 0,
+        })
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.flight.settle(Outcome::Failed(Kind::Internal));
+        self.flight.finish(Err(Kind::Internal));
+        self.cache.land(&self.key, &self.flight);
+    }
+}
+
+impl Fill {
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.lead.flight
+    }
+
+    /// Takes the next bytes of the body. False when they are of no more use: the body is not
+    /// stored, and nobody reads it.
+    pub async fn push(&mut self, data: Bytes) -> bool {
+        self.received += data.len() as u64;
+        if self.charges.is_some() && !self.keep(&data) {
+            self.charges = None;
+            self.chunk = BytesMut::new();
+            self.lead.flight.stop_storing();
+            // Later requests can no longer join from the beginning.
+            self.lead.cache.land(&self.lead.key, &self.lead.flight);
+            self.lead.flight.push(data);
+        } else if self.charges.is_none() {
+            self.lead.flight.push(data);
+        }
+        self.charges.is_some() || self.lead.flight.room().await
+    }
+
+    /// Copies bytes into the store's own allocations: those of a connection are larger than what
+    /// is in them. False if they may not be stored.
+    fn keep(&mut self, mut data: &[u8]) -> bool {
+        if self.received > self.lead.cache.object_bytes_max() {
+            return false;
+        }
+        // A body that is larger than it was said to be has been refused by its parser before.
+        let left = self.shared.length.map(|length| length + data.len() as u64 - self.received);
+        while !data.is_empty() {
+            if self.chunk.capacity() == self.chunk.len() {
+                let size = left.map_or(CHUNK_BYTES, |left| {
+                    usize::try_from(left).unwrap_or(CHUNK_BYTES).clamp(data.len().min(CHUNK_BYTES), CHUNK_BYTES)
+                });
+                if !self.charge_chunk(size as u64) {
+                    return false;
+                }
+                self.chunk = BytesMut::with_capacity(size);
+            }
+            let take = data.len().min(self.chunk.capacity() - self.chunk.len());
+            self.chunk.extend_from_slice(&data[..take]);
+            self.lead.flight.push(self.chunk.split().freeze());
+            data = &data[take..];
+        }
+        true
+    }
+
+    /// Bodies of known length are charged for at once, others chunk by chunk.
+    fn charge_chunk(&mut self, size: u64) -> bool {
+        if self.shared.length.is_some() || self.received <= size {
+            return true;
+        }
+        let Some(charges) = &mut self.charges else { return false };
+        let Some(more) = self.lead.cache.store.reserve(size) else { return false };
+        charges.body.absorb(more);
+        true
+    }
+
+    /// The body is complete: it becomes an entry.
+    pub fn finish(mut self) {
+        let Some(Charges { head, mut body }) = self.charges.take() else {
+            self.lead.flight.finish(Ok(()));
+            return;
+        };
+        let mut pieces = self.lead.flight.pieces();
+        if self.received <= CHUNK_BYTES as u64 {
+            // In one piece of exactly its size.
+            let mut whole = Vec::with_capacity(self.received as usize);
+            pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+            pieces = if whole.is_empty() { Vec::new() } else { vec![Bytes::from(whole)] };
+            body.shrink_to(self.received);
+        }
+        let stored = StoredBody::new(pieces, body);
+        let entry = Arc::new(Entry::new(self.shared.head.clone(), stored, head));
+        self.lead.cache.publish(&self.lead.key, &self.lead.flight, &entry);
+        self.lead.flight.finish(Ok(()));
+    }
+
+    /// The body broke off: its readers see that, and nothing is stored.
+    pub fn fail(self, kind: Kind) {
+        self.lead.flight.finish(Err(kind));
+    }
+}
+
+fn head_bytes(head: &Head, key: &Key) -> u64 {
+    head.bytes() + key.bytes_len() as u64 + ENTRY_OVERHEAD
+}

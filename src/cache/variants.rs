@@ -1,0 +1,54 @@
+//! What is remembered about a URL beside its entries.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::key::Key;
+use super::vary::VaryFields;
+use crate::memory::Charge;
+
+/// Variants of one URL whose keys are remembered, for purges. The oldest is forgotten first, and
+/// its entry removed.
+const VARIANTS_MAX: usize = 16;
+
+/// A URL whose responses vary.
+#[derive(Debug)]
+pub(super) struct Variants {
+    pub(super) fields: VaryFields,
+    /// Oldest first.
+    keys: Mutex<Vec<Key>>,
+    _charge: Charge,
+}
+
+/// A URL whose responses were not storable.
+#[derive(Debug)]
+pub(super) struct Uncacheable {
+    pub(super) until: Instant,
+    _charge: Charge,
+}
+
+impl Variants {
+    pub(super) fn new(fields: VaryFields, keys: Vec<Key>, charge: Charge) -> Self {
+        Self { fields, keys: Mutex::new(keys), _charge: charge }
+    }
+
+    /// Remembers a variant; the key of the one that had to make room.
+    pub(super) fn add(&self, key: Key) -> Option<Key> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.contains(&key) {
+            return None;
+        }
+        keys.push(key);
+        (keys.len() > VARIANTS_MAX).then(|| keys.remove(0))
+    }
+
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Uncacheable {
+    pub(super) fn new(until: Instant, charge: Charge) -> Self {
+        Self { until, _charge: charge }
+    }
+}

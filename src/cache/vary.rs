@@ -1,0 +1,135 @@
+//! Selecting a stored response by the request fields that its `Vary` names (RFC 9111 §4.1).
+
+use std::sync::Arc;
+
+use http::header::VARY;
+use http::{HeaderMap, HeaderName};
+
+use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
+
+/// The fields that the responses of one URL vary on: lower case, sorted, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaryFields(Arc<[HeaderName]>);
+
+impl VaryFields {
+    /// `None` where the response does not vary. `*` must have been refused before.
+    pub fn of(response: &HeaderMap) -> Option<Self> {
+        let mut names: Vec<HeaderName> = response
+            .get_all(VARY)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .collect();
+        names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        (!names.is_empty()).then(|| Self(names.into()))
+    }
+
+    /// The fields of both, so that one URL has one set.
+    pub fn union(&self, other: &Self) -> Self {
+        let mut names: Vec<HeaderName> = self.0.iter().chain(&*other.0).cloned().collect();
+        names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        if names.len() == self.0.len() { self.clone() } else { Self(names.into()) }
+    }
+
+    /// The key of the variant for a request with these fields, as they would be forwarded.
+    pub fn variant_key<'a>(
+        &self,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        buffer: &'a mut KeyBuffer,
+        hasher: &KeyHasher,
+    ) -> KeyRef<'a> {
+        buffer.start_with(primary);
+        for name in &*self.0 {
+            buffer.part(name.as_str().as_bytes());
+            let value = combined(request, name);
+            buffer.optional(value.as_deref());
+        }
+        buffer.key(hasher)
+    }
+
+    pub fn variant_key_owned(
+        &self,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        hasher: &KeyHasher,
+    ) -> Key {
+        let mut buffer = KeyBuffer::default();
+        self.variant_key(primary, request, &mut buffer, hasher).to_owned()
+    }
+}
+
+/// All lines of a field as one list, white space around its members left out; `None` where the
+/// field is absent.
+fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let mut lines = headers.get_all(name).iter().peekable();
+    lines.peek()?;
+    let mut value = Vec::new();
+    let members = lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    for (index, member) in members.enumerate() {
+        if index > 0 {
+            value.push(b',');
+        }
+        value.extend_from_slice(member);
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn key(vary: &VaryFields, hasher: &KeyHasher, request: &HeaderMap) -> Key {
+        let mut primary = KeyBuffer::default();
+        primary.part(b"example.com");
+        vary.variant_key_owned(primary.key(hasher), request, hasher)
+    }
+
+    #[test]
+    fn names_are_compared_without_regard_to_case_order_and_repetition() {
+        let a = VaryFields::of(&headers(&[("vary", "Accept-Language, ACCEPT"), ("vary", "accept")]));
+        let b = VaryFields::of(&headers(&[("vary", "accept ,accept-language")]));
+        assert!(a.is_some());
+        assert_eq!(a, b);
+        assert_eq!(VaryFields::of(&headers(&[("vary", " , ")])), None);
+    }
+
+    #[test]
+    fn lines_and_white_space_of_a_list_do_not_matter() {
+        let hasher = KeyHasher::default();
+        let vary = VaryFields::of(&headers(&[("vary", "accept")])).expect("a field");
+        let one = key(&vary, &hasher, &headers(&[("accept", "a,b")]));
+        assert_eq!(one, key(&vary, &hasher, &headers(&[("accept", "a , b")])));
+        assert_eq!(one, key(&vary, &hasher, &headers(&[("accept", "a"), ("accept", "b")])));
+        assert_ne!(one, key(&vary, &hasher, &headers(&[("accept", "b,a")])));
+    }
+
+    #[test]
+    fn an_absent_field_selects_another_variant_than_an_empty_one() {
+        let hasher = KeyHasher::default();
+        let vary = VaryFields::of(&headers(&[("vary", "accept")])).expect("a field");
+        let absent = key(&vary, &hasher, &headers(&[]));
+        assert_ne!(absent, key(&vary, &hasher, &headers(&[("accept", "")])));
+    }
+
+    #[test]
+    fn a_union_keeps_the_fields_of_both() {
+        let of = |text| VaryFields::of(&headers(&[("vary", text)])).expect("a field");
+        assert_eq!(of("accept, x-a").union(&of("x-b")), of("accept, x-a, x-b"));
+        assert_eq!(of("accept").union(&of("accept")), of("accept"));
+    }
+}

@@ -1,0 +1,165 @@
+//! One accepted socket, which gives up on a reader that has stalled.
+//!
+//! hyper has no timeout for writes. This wrapper sits below TLS, where every byte that the peer
+//! accepts is seen: a write that makes no progress for `timeouts.write` fails the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+
+use super::timer::LazyTimer;
+
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: Stream,
+    write_timeout: Duration,
+    /// Since when a write has waited.
+    blocked_since: Option<Instant>,
+    timer: LazyTimer,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(crate) fn new(stream: Stream, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, blocked_since: None, timer: LazyTimer::default() }
+    }
+
+    /// Whether bytes wait for a peer that does not take them.
+    pub(crate) fn is_write_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    /// Reads what the kernel holds right now, without trusting readiness seen earlier.
+    pub(crate) fn has_input(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = match &self.stream {
+            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+        };
+        matches!(peeked, Ok(1))
+    }
+
+    /// Applies the write timeout to the outcome of a write or flush.
+    fn guard<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.blocked_since = None;
+            return outcome;
+        }
+        let now = Instant::now();
+        let since = *self.blocked_since.get_or_insert(now);
+        if self.timer.poll_until(since + self.write_timeout, now, cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader stalled")))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        this.guard(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        this.guard(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind of socket has a buffer of its own.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_ends_the_connection_after_the_timeout() {
+        let (near, _far) = UnixStream::pair().expect("a socket pair");
+        let mut socket = Socket::new(Stream::Unix(near), Duration::from_secs(30));
+        let start = Instant::now();
+        let error = loop {
+            if let Err(error) = socket.write_all(&[0; 65536]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_that_goes_on_is_served() {
+        let (near, mut far) = UnixStream::pair().expect("a socket pair");
+        let mut socket = Socket::new(Stream::Unix(near), Duration::from_secs(30));
+        let sent = 1 << 20;
+        let write = async {
+            socket.write_all(&vec![7; sent]).await.expect("the reader goes on");
+            drop(socket);
+        };
+        let read = async {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.expect("everything arrives");
+            all.len()
+        };
+        let ((), received) = tokio::join!(write, read);
+        assert_eq!(received, sent);
+    }
+}

@@ -1,0 +1,87 @@
+//! A deadline that moves often and fires rarely.
+//!
+//! Moving a tokio timer costs a lock and a walk of its wheel. Deadlines of a busy connection move
+//! with every request, nearly always to later; so the timer is left where it is and looks, when it
+//! fires, whether the deadline has moved on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+#[derive(Debug, Default)]
+pub(crate) struct LazyTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// When the sleep will wake the task, if it is armed.
+    armed: Option<Instant>,
+}
+
+impl LazyTimer {
+    /// Ready once `deadline` has passed. Otherwise the task is woken then, or earlier to ask again.
+    /// The task must be the same at every call.
+    pub(crate) fn poll_until(
+        &mut self,
+        deadline: Instant,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if now >= deadline {
+            return Poll::Ready(());
+        }
+        if self.armed.is_some_and(|armed| now < armed && armed <= deadline) {
+            return Poll::Pending;
+        }
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                sleep.as_mut().reset(deadline);
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(sleep_until(deadline))),
+        };
+        self.armed = Some(deadline);
+        ready!(sleep.as_mut().poll(cx));
+        self.armed = None;
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moved_on_fires_at_its_new_time() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        let mut deadline = start + Duration::from_secs(1);
+        let mut moved = false;
+        poll_fn(|cx| {
+            let now = Instant::now();
+            let result = timer.poll_until(deadline, now, cx);
+            if !moved {
+                moved = true;
+                deadline = start + Duration::from_secs(5);
+            }
+            result
+        })
+        .await;
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moved_forward_fires_early() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        poll_fn(|cx| {
+            let _ = timer.poll_until(start + Duration::from_secs(60), start, cx);
+            Poll::Ready(())
+        })
+        .await;
+        poll_fn(|cx| timer.poll_until(start + Duration::from_secs(2), Instant::now(), cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+}
