@@ -45,6 +45,10 @@ pub enum Kind {
     Misdirected,
     /// No route matches.
     NoRoute,
+    /// A method that is never forwarded.
+    MethodNotAllowed,
+    /// The client wanted only what is cached, and it is not.
+    NotCached,
 
     /// The endpoint could not be reached: refused, unreachable, TLS failed.
     Connect,
@@ -84,7 +88,9 @@ impl Kind {
             | Self::ClientGone
             | Self::ReaderStalled
             | Self::Misdirected
-            | Self::NoRoute => Origin::Client,
+            | Self::NoRoute
+            | Self::MethodNotAllowed
+            | Self::NotCached => Origin::Client,
             Self::Connect
             | Self::ConnectTimeout
             | Self::Reset
@@ -112,6 +118,8 @@ impl Kind {
             Self::ReaderStalled => "reader_stalled",
             Self::Misdirected => "misdirected",
             Self::NoRoute => "no_route",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotCached => "not_cached",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "reset",

@@ -10,3 +10,8 @@ pub mod metrics;
 pub mod route;
 pub mod tls;
 pub mod files;
+pub mod timer;
+pub mod upstream;
+pub mod snapshot;
+pub mod proxy;
+pub mod shutdown;

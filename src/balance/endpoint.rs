@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::latency::Latency;
 use super::standing::{Standing, Verdict};
@@ -28,6 +29,8 @@ pub struct Endpoint {
     pub(super) in_flight: AtomicUsize,
     /// Open connections of all workers, idle ones included.
     open: AtomicUsize,
+    /// Wakes those that wait for a connection to close.
+    closed: Notify,
     /// Idle connections of all workers.
     idle: AtomicUsize,
     pub(super) latency: Latency,
@@ -58,6 +61,7 @@ impl Endpoint {
             resolved: ArcSwap::from_pointee(resolved),
             in_flight: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            closed: Notify::new(),
             idle: AtomicUsize::new(0),
             latency: Latency::default(),
             failures: AtomicU32::new(0),
@@ -107,6 +111,11 @@ impl Endpoint {
         try_increment(&self.open, max).then(|| OpenConnection(self.clone()))
     }
 
+    /// Resolves when a connection closes after this call.
+    pub fn connection_closed(&self) -> impl Future<Output = ()> {
+        self.closed.notified()
+    }
+
     /// Counts a connection as idle unless `max` are.
     pub fn idle_connection(self: &Arc<Self>, max: usize) -> Option<IdleConnection> {
         try_increment(&self.idle, max).then(|| IdleConnection(self.clone()))
@@ -125,6 +134,7 @@ pub struct OpenConnection(Arc<Endpoint>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.closed.notify_one();
     }
 }
 

@@ -49,12 +49,12 @@ impl Pool {
             "headwater_upstream_duration_seconds",
             "Time to the first byte of the upstream's answer.",
         )
-        .distribution(&pool, &self.stats.duration);
+        .distribution(&pool, &self.stats.duration.totals());
         out.histogram(
             "headwater_upstream_connect_seconds",
             "Time to connect to an endpoint, TLS included.",
         )
-        .distribution(&pool, &self.stats.connect);
+        .distribution(&pool, &self.stats.connect.totals());
         for reason in RetryReason::ALL {
             out.counter("headwater_retries_total", "Requests tried again.").series(
                 &[pool[0], ("reason", reason.as_str())],

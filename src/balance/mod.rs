@@ -16,7 +16,7 @@ mod rng;
 mod standing;
 
 pub use candidates::{Candidates, Member};
-pub use endpoint::{Endpoint, EndpointStats};
+pub use endpoint::{Endpoint, EndpointStats, IdleConnection, OpenConnection};
 pub use metrics::{PoolStats, RetryReason};
 pub use pool::{Lease, Pick, Pool, process_millis};
 pub use queue::{Place, QueueFull};

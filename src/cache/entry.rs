@@ -145,6 +145,7 @@ pub(super) mod tests {
                 source: LifetimeSource::MaxAge,
                 revalidate_always: false,
                 must_revalidate: false,
+                for_authorized: false,
             },
             initial_age: Duration::from_secs(5),
             received: Instant::now(),

@@ -17,11 +17,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
-use super::key::Key;
+use super::key::{Key, KeyHasher, KeyRef};
 use super::storable::Refusal;
 use super::vary::VaryFields;
 use crate::error::{Error, Kind};
@@ -129,7 +130,21 @@ pub struct Shared {
     /// Of the body in bytes, where it is known ahead.
     pub length: Option<u64>,
     /// What selects this variant, where the URL varies.
-    pub variant: Option<(VaryFields, Key)>,
+    pub(super) variant: Option<(VaryFields, Key)>,
+}
+
+impl Shared {
+    /// Whether this answer is for requests with other fields than `request`.
+    pub fn is_other_variant(
+        &self,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        hasher: &KeyHasher,
+    ) -> bool {
+        self.variant.as_ref().is_some_and(|(fields, key)| {
+            fields.variant_key_owned(primary, request, hasher) != *key
+        })
+    }
 }
 
 impl Flight {

@@ -21,6 +21,7 @@ mod store;
 mod variants;
 mod vary;
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 use std::fmt;
@@ -124,18 +125,20 @@ impl Cache {
         self.object_bytes_max.load(Ordering::Relaxed)
     }
 
-    /// Looks a request up. `request` holds its fields as they would be forwarded.
-    pub fn lookup(
+    /// Looks a request up. `request` gives its fields as they would be forwarded; they are asked
+    /// for only where the URL varies.
+    pub fn lookup<F: Borrow<HeaderMap>>(
         &self,
         primary: KeyRef<'_>,
-        request: &HeaderMap,
+        request: impl FnOnce() -> F,
         variant: &mut KeyBuffer,
         now: Instant,
     ) -> Lookup {
         let slot = match self.store.get(primary) {
             Some(Slot::Variants(variants)) => {
-                let key = variants.fields.variant_key(primary, request, variant, &self.hasher);
-                self.store.get(key)
+                let request = request();
+                let fields = &variants.fields;
+                self.store.get(fields.variant_key(primary, request.borrow(), variant, &self.hasher))
             }
             slot => slot,
         };

@@ -25,6 +25,8 @@ pub struct Terms {
     pub revalidate_always: bool,
     /// Never used stale, whatever else is said.
     pub must_revalidate: bool,
+    /// May answer authorized requests (RFC 9111 §3.5).
+    pub for_authorized: bool,
 }
 
 /// Why a response is not stored.
@@ -88,9 +90,8 @@ pub fn terms(
         return Err(Refusal::Private);
     }
     // RFC 9111 §3.5.
-    if request.headers.contains_key(AUTHORIZATION)
-        && !(control.public || control.must_revalidate || control.s_maxage.is_some())
-    {
+    let for_authorized = control.public || control.must_revalidate || control.s_maxage.is_some();
+    if request.headers.contains_key(AUTHORIZATION) && !for_authorized {
         return Err(Refusal::Authorization);
     }
     if headers.contains_key(SET_COOKIE) {
@@ -121,6 +122,7 @@ pub fn terms(
         must_revalidate: control.must_revalidate
             || control.proxy_revalidate
             || control.s_maxage.is_some(),
+        for_authorized,
     })
 }
 

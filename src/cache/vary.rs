@@ -9,11 +9,11 @@ use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
 
 /// The fields that the responses of one URL vary on: lower case, sorted, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaryFields(Arc<[HeaderName]>);
+pub(super) struct VaryFields(Arc<[HeaderName]>);
 
 impl VaryFields {
     /// `None` where the response does not vary. `*` must have been refused before.
-    pub fn of(response: &HeaderMap) -> Option<Self> {
+    pub(super) fn of(response: &HeaderMap) -> Option<Self> {
         let mut names: Vec<HeaderName> = response
             .get_all(VARY)
             .iter()
@@ -26,7 +26,7 @@ impl VaryFields {
     }
 
     /// The fields of both, so that one URL has one set.
-    pub fn union(&self, other: &Self) -> Self {
+    pub(super) fn union(&self, other: &Self) -> Self {
         let mut names: Vec<HeaderName> = self.0.iter().chain(&*other.0).cloned().collect();
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
@@ -34,7 +34,7 @@ impl VaryFields {
     }
 
     /// The key of the variant for a request with these fields, as they would be forwarded.
-    pub fn variant_key<'a>(
+    pub(super) fn variant_key<'a>(
         &self,
         primary: KeyRef<'_>,
         request: &HeaderMap,
@@ -50,7 +50,7 @@ impl VaryFields {
         buffer.key(hasher)
     }
 
-    pub fn variant_key_owned(
+    pub(super) fn variant_key_owned(
         &self,
         primary: KeyRef<'_>,
         request: &HeaderMap,

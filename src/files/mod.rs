@@ -38,12 +38,14 @@ use crate::config::model::FilesOrigin;
 use crate::error::{Error, Kind};
 
 /// One `files` pool.
+#[derive(Debug)]
 pub struct Folder {
     reader: Arc<Reader>,
     site: Arc<Site>,
 }
 
 /// What the jobs of all requests share.
+#[derive(Debug)]
 struct Site {
     root: PathBuf,
     fallback: Option<Wanted>,

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind};
 ///
 /// Dropping it ends the threads without joining them, because the last owner may be a worker: each
 /// finishes the job at hand, skips the queued ones (nobody is left to wait for them) and returns.
+#[derive(Debug)]
 pub struct Reader {
     queue: SyncSender<Job>,
     /// Free places in the queue. As many as the channel holds, so sending never blocks.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use super::timer::LazyTimer;
+use crate::timer::LazyTimer;
 
 #[derive(Debug)]
 pub(crate) struct Socket {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prometheus::proto;
 
-use super::histogram::{Histogram, LATENCY_BOUNDS};
+use super::histogram::{LATENCY_BOUNDS, Totals};
 
 /// The families of one scrape, merged by name.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Exposition {
 
     fn family(&mut self, name: &'static str, help: &str, kind: proto::MetricType) -> Family<'_> {
         Family(self.families.entry(name).or_insert_with(|| {
-            let mut family = proto::MetricFamily::new();
+            let mut family = proto::MetricFamily::default();
             family.set_name(name.to_owned());
             family.set_help(help.to_owned());
             family.set_field_type(kind);
@@ -58,11 +58,11 @@ impl Family<'_> {
     pub fn series(&mut self, labels: Labels<'_>, value: f64) -> &mut Self {
         let mut metric = metric(labels);
         if self.0.get_field_type() == proto::MetricType::COUNTER {
-            let mut counter = proto::Counter::new();
+            let mut counter = proto::Counter::default();
             counter.set_value(value);
             metric.set_counter(counter);
         } else {
-            let mut gauge = proto::Gauge::new();
+            let mut gauge = proto::Gauge::default();
             gauge.set_value(value);
             metric.set_gauge(gauge);
         }
@@ -76,30 +76,29 @@ impl Family<'_> {
         let known =
             self.0.mut_metric().iter_mut().find(|metric| metric.get_label() == wanted.get_label());
         let Some(known) = known else { return self.series(labels, value) };
-        let mut counter = proto::Counter::new();
+        let mut counter = proto::Counter::default();
         counter.set_value(known.get_counter().get_value() + value);
         known.set_counter(counter);
         self
     }
 
     /// Adds one series of a histogram.
-    pub fn distribution(&mut self, labels: Labels<'_>, histogram: &Histogram) -> &mut Self {
-        let totals = histogram.totals();
+    pub fn distribution(&mut self, labels: Labels<'_>, totals: &Totals) -> &mut Self {
         let mut cumulative = 0;
         let buckets = LATENCY_BOUNDS
             .iter()
             .zip(totals.buckets)
             .map(|(bound, count)| {
                 cumulative += count;
-                let mut bucket = proto::Bucket::new();
+                let mut bucket = proto::Bucket::default();
                 bucket.set_upper_bound(*bound);
                 bucket.set_cumulative_count(cumulative);
                 bucket
             })
             .collect();
-        let mut values = proto::Histogram::new();
+        let mut values = proto::Histogram::default();
         values.set_bucket(buckets);
-        values.set_sample_count(totals.buckets.iter().sum());
+        values.set_sample_count(totals.count());
         values.set_sample_sum(totals.sum_seconds);
         let mut metric = metric(labels);
         metric.set_histogram(values);
@@ -112,7 +111,7 @@ fn metric(labels: Labels<'_>) -> proto::Metric {
     let labels = labels
         .iter()
         .map(|(name, value)| {
-            let mut pair = proto::LabelPair::new();
+            let mut pair = proto::LabelPair::default();
             pair.set_name((*name).to_owned());
             pair.set_value((*value).to_owned());
             pair
@@ -126,6 +125,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::Histogram;
 
     #[test]
     fn series_of_one_name_share_one_family() {
@@ -145,7 +145,7 @@ mod tests {
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_secs(100));
         let mut scrape = Exposition::default();
-        scrape.histogram("t_seconds", "Help.").distribution(&[], &histogram);
+        scrape.histogram("t_seconds", "Help.").distribution(&[], &histogram.totals());
         let text = scrape.encode(Vec::new()).expect("a well-formed family");
         assert!(text.contains("t_seconds_bucket{le=\"0.001\"} 1\n"), "{text}");
         assert!(text.contains("t_seconds_bucket{le=\"10\"} 1\n"), "{text}");

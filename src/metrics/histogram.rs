@@ -34,10 +34,11 @@ const BOUNDS_NANOS: [u64; BUCKETS] = [
 
 /// Counts of durations by size, one copy for each worker.
 #[derive(Debug, Default)]
-pub struct Histogram(PerWorker<Cells>);
+pub struct Histogram(PerWorker<HistogramCells>);
 
+/// One copy, for what keeps several counts of a worker together.
 #[derive(Debug, Default)]
-struct Cells {
+pub struct HistogramCells {
     /// The last one counts what is above every bound.
     buckets: [AtomicU64; BUCKETS + 1],
     sum_nanos: AtomicU64,
@@ -51,25 +52,42 @@ pub struct Totals {
     pub sum_seconds: f64,
 }
 
-impl Histogram {
+impl HistogramCells {
     #[inline]
     pub fn observe(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS_NANOS.iter().position(|bound| nanos <= *bound).unwrap_or(BUCKETS);
-        let cells = self.0.local();
-        cells.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        cells.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
+}
 
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for cells in self.0.iter() {
+impl Totals {
+    /// The sum over copies.
+    pub fn of<'a>(copies: impl Iterator<Item = &'a HistogramCells>) -> Self {
+        let mut totals = Self::default();
+        for cells in copies {
             for (total, cell) in totals.buckets.iter_mut().zip(&cells.buckets) {
                 *total += cell.load(Ordering::Relaxed);
             }
             totals.sum_seconds += cells.sum_nanos.load(Ordering::Relaxed) as f64 / 1e9;
         }
         totals
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+impl Histogram {
+    #[inline]
+    pub fn observe(&self, duration: Duration) {
+        self.0.local().observe(duration);
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.0.iter())
     }
 }
 

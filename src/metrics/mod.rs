@@ -11,5 +11,5 @@ mod per_worker;
 pub mod status;
 
 pub use exposition::{Exposition, Family};
-pub use histogram::{Histogram, LATENCY_BOUNDS};
+pub use histogram::{Histogram, HistogramCells, LATENCY_BOUNDS, Totals};
 pub use per_worker::{Counter, Gauge, PerWorker, set_shard, set_shards};

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 #[derive(Debug, Default)]
-pub(crate) struct LazyTimer {
+pub struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// When the sleep will wake the task, if it is armed.
     armed: Option<Instant>,
@@ -20,7 +20,7 @@ pub(crate) struct LazyTimer {
 impl LazyTimer {
     /// Ready once `deadline` has passed. Otherwise the task is woken then, or earlier to ask again.
     /// The task must be the same at every call.
-    pub(crate) fn poll_until(
+    pub fn poll_until(
         &mut self,
         deadline: Instant,
         now: Instant,

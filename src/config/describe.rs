@@ -1,0 +1,389 @@
+//! A configuration as JSON, for `GET /api/config`.
+//!
+//! It has the shape and the units of the configuration file, with every default filled in. Secrets
+//! are left out: tokens, keys, certificates (their paths stand for them) and the values of header
+//! fields that usually carry credentials, which often come from the environment.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use super::model::{
+    AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
+    CertificateFiles, ClientIpHeader, Config, HeaderEdits, Health, HostPattern, Listener,
+    LogFormat, Name, PathPattern, Pool, PoolSource, Probe, Protocols, Retry, Rewrite, Route,
+    StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
+};
+use super::units::{show_duration, show_percentage, show_size, show_statuses};
+
+const HIDDEN: &str = "(hidden)";
+/// Parts of header names whose values are credentials.
+const CREDENTIALS: [&str; 6] = ["auth", "token", "secret", "key", "cookie", "password"];
+
+pub fn describe_config(config: &Config) -> Value {
+    let admin = config.admin.as_ref().map_or_else(
+        || json!({ "bind": "off" }),
+        |admin| {
+            json!({
+                "bind": admin.bind.to_string(),
+                "token": admin.token.as_ref().map(|_| HIDDEN),
+                "ready_requires": names(&admin.ready_requires),
+            })
+        },
+    );
+    let listeners = config.listeners.iter().map(|it| (it.name.to_string(), listener(it)));
+    let pools = config.pools.iter().map(|it| (it.name.to_string(), pool(it)));
+    json!({
+        "process": {
+            "workers": config.process.workers,
+            "drain_timeout": show_duration(config.process.drain_timeout),
+            "shutdown_delay": show_duration(config.process.shutdown_delay),
+        },
+        "admin": admin,
+        "log": {
+            "level": config.log.level,
+            "format": match config.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+            "access": access_log(&config.log.access),
+        },
+        "cache": {
+            "memory": show_size(config.cache.memory_bytes_max),
+            "object_max": show_size(config.cache.object_bytes_max),
+            "name": &*config.cache.name,
+        },
+        "listener": listeners.collect::<Map<_, _>>(),
+        "pool": pools.collect::<Map<_, _>>(),
+        "route": config.routes.iter().map(route).collect::<Vec<_>>(),
+    })
+}
+
+fn access_log(log: &AccessLog) -> Value {
+    let to = match &log.to {
+        AccessTarget::Stdout => "stdout".to_owned(),
+        AccessTarget::Stderr => "stderr".to_owned(),
+        AccessTarget::Off => "off".to_owned(),
+        AccessTarget::File(path) => path.display().to_string(),
+    };
+    let format = match &log.format {
+        AccessFormat::Json => "json".to_owned(),
+        AccessFormat::Combined => "combined".to_owned(),
+        AccessFormat::Template(parts) => parts
+            .iter()
+            .map(|part| match part {
+                AccessPart::Literal(text) => escaped(text),
+                AccessPart::Field(field) => format!("{{{}}}", field_name(*field)),
+            })
+            .collect(),
+    };
+    json!({ "to": to, "format": format, "sample": log.sample })
+}
+
+fn field_name(field: AccessField) -> &'static str {
+    AccessField::NAMES.iter().find(|(_, known)| *known == field).map_or("", |(name, _)| name)
+}
+
+fn listener(listener: &Listener) -> Value {
+    let bind: Vec<_> = listener.bind.iter().map(|bind| bind.value.to_string()).collect();
+    let tls = listener.tls.as_ref().map(|tls| {
+        json!({
+            "certificates": tls.certificates.iter().map(certificate).collect::<Vec<_>>(),
+            "min_version": match tls.min_version {
+                TlsVersion::V1_2 => "1.2",
+                TlsVersion::V1_3 => "1.3",
+            },
+        })
+    });
+    let Protocols { h1, h2 } = listener.protocols;
+    let protocols = [("h2", h2), ("h1", h1)].into_iter().filter(|(_, on)| *on);
+    let timeouts = &listener.timeouts;
+    let limits = &listener.limits;
+    json!({
+        "bind": bind,
+        "tls": tls,
+        "protocols": protocols.map(|(name, _)| name).collect::<Vec<_>>(),
+        "trusted": listener.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "client_ip_header": listener.client_ip_header.as_ref().map(|header| match header {
+            ClientIpHeader::ForwardedFor => "x-forwarded-for",
+            ClientIpHeader::Single(name) => name.as_str(),
+        }),
+        "https_redirect": listener.https_redirect.map_or(json!(false), |port| json!(port)),
+        "timeouts": {
+            "handshake": show_duration(timeouts.handshake),
+            "header": show_duration(timeouts.header),
+            "body": show_duration(timeouts.body),
+            "write": show_duration(timeouts.write),
+            "idle": show_duration(timeouts.idle),
+        },
+        "limits": {
+            "connections": limits.connections_max,
+            "header_bytes": show_size(limits.header_bytes_max as u64),
+            "headers": limits.headers_max,
+            "uri_bytes": show_size(limits.uri_bytes_max as u64),
+            "streams": limits.streams_max,
+        },
+    })
+}
+
+fn certificate(files: &CertificateFiles) -> Value {
+    json!({ "cert": files.cert.path.display().to_string(), "key": HIDDEN })
+}
+
+fn pool(pool: &Pool) -> Value {
+    let mut described = match &pool.source {
+        PoolSource::Files(files) => {
+            return json!({
+                "files": files.root.display().to_string(),
+                "fallback": files.fallback,
+                "cache_control": files.cache_control.as_ref().map(shown_value),
+            });
+        }
+        PoolSource::Endpoints(endpoints) => {
+            let endpoints = endpoints.iter().map(|endpoint| {
+                json!({
+                    "address": endpoint.address.to_string(),
+                    "weight": endpoint.weight,
+                    "backup": endpoint.backup,
+                })
+            });
+            json!({ "endpoints": endpoints.collect::<Vec<_>>(), "protocol": "h1" })
+        }
+    };
+    described["tls"] = json!(pool.tls.as_ref().map(upstream_tls));
+    described["balance"] = json!(match pool.balance {
+        Balance::Ewma => "ewma",
+        Balance::RoundRobin => "round_robin",
+        Balance::LeastRequests => "least_requests",
+    });
+    described["health"] = json!(pool.health.as_ref().map(health));
+    described["outlier"] = pool.outlier.as_ref().map_or(json!(false), |outlier| {
+        json!({
+            "failures": outlier.failures,
+            "eject_for": show_duration(outlier.eject_for),
+            "eject_max": show_percentage(outlier.eject_max),
+        })
+    });
+    described["limits"] = json!({
+        "connections": pool.limits.connections_max,
+        "requests": pool.limits.requests_max,
+        "idle": pool.limits.idle_max,
+        "queue": pool.limits.queue_max,
+        "queue_timeout": show_duration(pool.limits.queue_timeout),
+    });
+    described["retry"] = pool.retry.as_ref().map_or(json!(false), retry);
+    described["timeouts"] = json!({
+        "connect": show_duration(pool.timeouts.connect),
+        "first_byte": show_duration(pool.timeouts.first_byte),
+        "idle": show_duration(pool.timeouts.idle),
+        "total": optional_duration(pool.timeouts.total),
+    });
+    described["keepalive"] = json!(show_duration(pool.keepalive));
+    described
+}
+
+fn upstream_tls(tls: &UpstreamTls) -> Value {
+    json!({
+        "sni": tls.sni,
+        "ca": tls.ca.as_ref().map(|ca| ca.path.display().to_string()),
+        "verify": tls.verify,
+        "identity": tls.identity.as_ref().map(certificate),
+    })
+}
+
+fn health(health: &Health) -> Value {
+    let mut described = match &health.probe {
+        Probe::Tcp => json!({ "tcp": true }),
+        Probe::Http { method, path, host, expect } => json!({
+            "method": method.as_str(),
+            "path": path.as_str(),
+            "host": host.as_ref().map(shown_value),
+            "expect": statuses(expect),
+        }),
+    };
+    described["port"] = json!(health.port);
+    described["interval"] = json!(show_duration(health.interval));
+    described["timeout"] = json!(show_duration(health.timeout));
+    described["healthy_after"] = json!(health.healthy_after);
+    described["unhealthy_after"] = json!(health.unhealthy_after);
+    described
+}
+
+fn retry(retry: &Retry) -> Value {
+    let words = [("connect", retry.on_connect), ("reset", retry.on_reset)];
+    let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.to_owned());
+    let on: Vec<_> = words.chain(statuses(&retry.on_statuses)).collect();
+    let budget = show_percentage(retry.budget);
+    json!({ "attempts": retry.attempts, "on": on, "budget": budget })
+}
+
+fn route(route: &Route) -> Value {
+    let mut described = json!({
+        "name": &*route.name,
+        "hosts": route.hosts.iter().map(host).collect::<Vec<_>>(),
+        "paths": route.paths.iter().map(path).collect::<Vec<_>>(),
+        "listeners": names(&route.listeners),
+        "priority": route.priority,
+        "rewrite": rewrite(&route.rewrite),
+        "request_headers": edits(&route.request_headers),
+        "response_headers": edits(&route.response_headers),
+        "timeout": optional_duration(route.timeout),
+        "body_max": show_size(route.body_bytes_max),
+        "websocket": route.websocket,
+        "cache": route.cache.as_ref().map_or(json!(false), |cache| {
+            json!({ "ttl": optional_duration(cache.ttl) })
+        }),
+    });
+    let (key, action) = match &route.action {
+        Action::Pool(name) => ("pool", json!(&**name)),
+        Action::Redirect(redirect) => (
+            "redirect",
+            json!({ "to": template(&redirect.to), "status": redirect.status.as_u16() }),
+        ),
+        Action::Respond(respond) => {
+            let headers =
+                respond.headers.iter().map(|(name, value)| field(name, shown_value(value)));
+            (
+                "respond",
+                json!({
+                    "status": respond.status.as_u16(),
+                    "body_bytes": respond.body.len(),
+                    "headers": headers.collect::<Map<_, _>>(),
+                }),
+            )
+        }
+    };
+    described[key] = action;
+    described
+}
+
+fn host(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Wildcard(name) => format!("*.{name}"),
+    }
+}
+
+fn path(pattern: &PathPattern) -> String {
+    match pattern {
+        PathPattern::Exact(path) => path.clone(),
+        PathPattern::Prefix(prefix) => format!("{prefix}/*"),
+        PathPattern::Regex(regex) => format!("~{regex}"),
+    }
+}
+
+fn rewrite(rewrite: &Rewrite) -> Value {
+    json!({
+        "strip_prefix": rewrite.strip_prefix,
+        "add_prefix": rewrite.add_prefix,
+        "host": rewrite.host.as_ref().map(shown_value),
+    })
+}
+
+fn edits(edits: &HeaderEdits) -> Value {
+    let fields = |fields: &[(HeaderName, Template)]| {
+        let fields = fields.iter().map(|(name, value)| field(name, template(value)));
+        fields.collect::<Map<_, _>>()
+    };
+    json!({
+        "set": fields(&edits.set),
+        "add": fields(&edits.add),
+        "remove": edits.remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+    })
+}
+
+fn field(name: &HeaderName, value: String) -> (String, Value) {
+    let is_secret = CREDENTIALS.iter().any(|part| name.as_str().contains(part));
+    (name.to_string(), json!(if is_secret { HIDDEN } else { &value }))
+}
+
+fn template(template: &Template) -> String {
+    let parts = template.0.iter().map(|part| match part {
+        TemplatePart::Literal(text) => escaped(text),
+        TemplatePart::Variable(variable) => format!(
+            "{{{}}}",
+            match variable {
+                Variable::ClientIp => "client_ip",
+                Variable::Host => "host",
+                Variable::RequestId => "request_id",
+                Variable::Scheme => "scheme",
+                Variable::Path => "path",
+                Variable::Query => "query",
+            }
+        ),
+    });
+    parts.collect()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('{', "{{").replace('}', "}}")
+}
+
+fn statuses(set: &StatusSet) -> Vec<String> {
+    set.0.iter().copied().map(show_statuses).collect()
+}
+
+fn names(names: &[Name]) -> Vec<&str> {
+    names.iter().map(AsRef::as_ref).collect()
+}
+
+fn optional_duration(duration: Option<Duration>) -> Option<String> {
+    duration.map(show_duration)
+}
+
+fn shown_value(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, config_of};
+    use super::*;
+
+    #[test]
+    fn the_description_speaks_the_language_of_the_file() {
+        let described = describe_config(&config_of(
+            "[log]\naccess.format = \"{status} {{x}}\"\n\
+             [pool.app]\nendpoints = [\"a:1\"]\nhealth.path = \"/up\"\nretry = false\n\
+             [[route]]\nhosts = [\"*.a.com\"]\npaths = [\"/a/*\"]\npool = \"app\"\ncache.ttl = \"90s\"\n\
+             [[route]]\nredirect = { to = \"/x{path}\" }\n",
+        ));
+        assert_eq!(described["process"]["drain_timeout"], "25s");
+        assert_eq!(described["cache"]["memory"], "256MiB");
+        assert_eq!(described["log"]["access"]["format"], "{status} {{x}}");
+        assert_eq!(described["listener"]["web"]["protocols"], json!(["h1"]));
+        assert_eq!(described["pool"]["app"]["health"]["expect"], json!(["200-299"]));
+        assert_eq!(described["pool"]["app"]["retry"], json!(false));
+        assert_eq!(described["pool"]["app"]["outlier"]["eject_max"], "50%");
+        assert_eq!(described["route"][0]["hosts"], json!(["*.a.com"]));
+        assert_eq!(described["route"][0]["paths"], json!(["/a/*"]));
+        assert_eq!(described["route"][0]["cache"]["ttl"], "90s");
+        assert_eq!(described["route"][1]["redirect"]["to"], "/x{path}");
+        assert_eq!(described["route"][1]["redirect"]["status"], 308);
+    }
+
+    #[test]
+    fn secrets_are_left_out() {
+        let folder = Folder::new();
+        let pem = folder.write("a.pem", "s3cret");
+        let text = format!(
+            "[admin]\ntoken_file = {pem:?}\n\
+             [listener.web]\nbind = \"127.0.0.1:0\"\n\
+             tls.certificates = [{{ cert = {pem:?}, key = {pem:?} }}]\n\
+             [[route]]\npool = \"app\"\n\
+             request_headers.set = {{ authorization = \"s3cret\", x-api-key = \"s3cret\", x-b = \"b\" }}\n\
+             [[route]]\nhosts = [\"a\"]\nrespond.headers = {{ set-cookie = \"s3cret\" }}\n"
+        );
+        let config = config_of(&text);
+        assert_eq!(&*config.admin.as_ref().unwrap().token.as_ref().unwrap().0, "s3cret");
+        let described = describe_config(&config);
+        let shown = described.to_string();
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert_eq!(described["route"][0]["request_headers"]["set"]["x-b"], "b");
+        assert_eq!(
+            described["listener"]["web"]["tls"]["certificates"][0]["cert"],
+            pem.display().to_string()
+        );
+    }
+}

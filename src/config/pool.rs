@@ -1,0 +1,493 @@
+//! `[pool.NAME]`: where requests go, and how the endpoints are watched and used.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{HeaderValue, Method};
+
+use super::address;
+use super::diagnostics::{Invalid, Span};
+use super::listener::TIMEOUT;
+use super::model::{
+    Address, Balance, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Outlier, Pool,
+    PoolLimits, PoolSource, PoolTimeouts, Probe, Retry, StatusSet, UpstreamTls,
+};
+use super::path;
+use super::reader::Table;
+use super::value::Value;
+
+const WEIGHT: RangeInclusive<i64> = 1..=1000;
+const PORT: RangeInclusive<i64> = 1..=65_535;
+const ATTEMPTS: RangeInclusive<i64> = 1..=10;
+/// Of counters of things in a row.
+const IN_A_ROW: RangeInclusive<i64> = 1..=1000;
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
+const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
+/// Zero turns the queue, or the keeping of idle connections, off.
+const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
+const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
+const FAILED_STATUSES: RangeInclusive<u16> = 400..=599;
+
+/// Keys of a pool that connects; a pool of files has no use for them.
+const CONNECTING: [&str; 9] =
+    ["protocol", "tls", "balance", "health", "outlier", "limits", "retry", "timeouts", "keepalive"];
+
+/// `None` when its source is missing or wrong.
+pub(super) fn read(name: Name, table: Table<'_>) -> Option<Pool> {
+    let pool = pool(name, &table);
+    table.finish();
+    pool
+}
+
+fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
+    let source = source(table);
+    let protocols = [("h1", ())];
+    let _only_one = table.read("protocol", |value| value.one_of(&protocols));
+    let balances = [
+        ("ewma", Balance::Ewma),
+        ("round_robin", Balance::RoundRobin),
+        ("least_requests", Balance::LeastRequests),
+    ];
+    let tls = table.read("tls", Value::table).map(|tls| upstream_tls(tls, source.as_ref()));
+    let pool = Pool {
+        name,
+        tls: tls.flatten(),
+        balance: table.read("balance", |value| value.one_of(&balances)).unwrap_or(Balance::Ewma),
+        health: table.read("health", |value| value.table().and_then(health)),
+        outlier: switch(table, "outlier", outlier),
+        limits: limits(table.table("limits")),
+        retry: switch(table, "retry", retry),
+        timeouts: timeouts(table.table("timeouts")),
+        keepalive: table.duration("keepalive", Duration::from_secs(60), &TIMEOUT),
+        // Last, so that all else has been read and reported by then.
+        source: source?,
+    };
+    if matches!(pool.source, PoolSource::Files(_)) {
+        for value in CONNECTING.iter().filter_map(|key| table.value(key)) {
+            let warning = value.warning("it has no effect on a pool of files");
+            table.context.push(warning.help("leave it out"));
+        }
+    }
+    Some(pool)
+}
+
+/// `false` is off, `true` and absence are the defaults, a table changes some of them.
+fn switch<T>(table: &Table<'_>, key: &'static str, read: impl Fn(Table<'_>) -> T) -> Option<T> {
+    let Some(value) = table.value(key) else {
+        return Some(read(table.table(key)));
+    };
+    if value.is_table() {
+        return value.table().map(read);
+    }
+    // A wrong value is reported, and the default stands in.
+    value.boolean().unwrap_or(true).then(|| read(value.default_table()))
+}
+
+fn source(table: &Table<'_>) -> Option<PoolSource> {
+    const HELP: &str = "write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"";
+    let fallback = table.value("fallback");
+    let cache_control = table.value("cache_control");
+    let (key, value) = table.exactly_one(&["endpoints", "files"], HELP)?;
+    if key == "files" {
+        let fallback =
+            fallback.and_then(|value| value.parse("a path", "\"/index.html\"", path::normal));
+        let cache_control = cache_control.and_then(|value| {
+            value.parse("a value of Cache-Control", "\"max-age=60\"", header_value)
+        });
+        let root = folder(&value)?;
+        return Some(PoolSource::Files(FilesOrigin { root, fallback, cache_control }));
+    }
+    for value in [fallback, cache_control].into_iter().flatten() {
+        let misplaced = value.error("it is only for pools of files");
+        value.context.push(misplaced.help("leave it out; the endpoints decide this themselves"));
+    }
+    endpoints(&value).map(PoolSource::Endpoints)
+}
+
+fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
+    let root = value.file_path("\"../site\"")?;
+    if root.is_dir() {
+        return Some(root);
+    }
+    let shown = super::diagnostics::shown(&root);
+    let what = if root.exists() { "is not a folder" } else { "does not exist" };
+    value.invalid(
+        Invalid::new(format!("{shown} {what}"))
+            .help("name a folder; a relative path is relative to the file that names it"),
+    );
+    None
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
+    HeaderValue::from_str(text).map_err(|_| {
+        Invalid::new(format!("{text:?} is not the value of a header"))
+            .help("write visible ASCII characters only")
+    })
+}
+
+fn endpoints(value: &Value<'_>) -> Option<Vec<EndpointSpec>> {
+    let mut seen: HashMap<Address, Span> = HashMap::new();
+    let endpoints = value.non_empty_list("[\"10.0.0.1:8080\"]", |item| {
+        let endpoint = if item.is_table() {
+            item.table().and_then(endpoint)
+        } else {
+            let address = address_of(item)?;
+            Some(EndpointSpec { address, weight: 1, backup: false })
+        }?;
+        if let Some(first) = seen.insert(endpoint.address.clone(), item.span) {
+            let twice = item.error(&format!("{} is named twice", endpoint.address));
+            item.context.push(
+                twice.help("give it a larger `weight` instead").note(first, "first named here"),
+            );
+            return None;
+        }
+        Some(endpoint)
+    })?;
+    Some(endpoints).filter(|endpoints| !endpoints.is_empty())
+}
+
+fn endpoint(table: Table<'_>) -> Option<EndpointSpec> {
+    let address =
+        table.required("address", "\"10.0.0.1:8080\"").and_then(|value| address_of(&value));
+    let weight = table.integer("weight", 1, &WEIGHT);
+    let backup = table.boolean("backup", false);
+    table.finish();
+    Some(EndpointSpec { address: address?, weight, backup })
+}
+
+fn address_of(value: &Value<'_>) -> Option<Address> {
+    let parse = |text: &str| address::endpoint(text, &value.folder());
+    value.parse("an address", "\"10.0.0.1:8080\"", parse)
+}
+
+fn upstream_tls(table: Table<'_>, source: Option<&PoolSource>) -> Option<UpstreamTls> {
+    let sni = table.read("sni", |value| {
+        value.parse("a DNS name", "\"app.example\"", |text| {
+            address::dns_name(text.trim_end_matches('.'))
+        })
+    });
+    let ca = table.read("ca", |value| value.file("\"ca.pem\""));
+    let verify = table.boolean("verify", true);
+    let (cert, key) = (table.value("cert"), table.value("key"));
+    if let (Some(one), None) | (None, Some(one)) = (&cert, &key) {
+        let alone = one.error("`cert` and `key` go together");
+        table.context.push(alone.help("name both files, or neither"));
+    }
+    let file = |value: Option<Value<'_>>| value.and_then(|value| value.file("\"client.pem\""));
+    let identity = file(cert).zip(file(key));
+    let identity = identity.map(|(cert, key)| CertificateFiles { cert, key, span: table.span });
+    if let Some(PoolSource::Endpoints(endpoints)) = source
+        && sni.is_none()
+        && let Some(unix) =
+            endpoints.iter().find(|endpoint| matches!(endpoint.address, Address::Unix(_)))
+    {
+        let message = format!("`{}`: {} has no name to ask for", table.path, unix.address);
+        let diagnostic = super::diagnostics::Diagnostic::error(table.span, message);
+        table.context.push(diagnostic.help("give it one with `sni`"));
+    }
+    let span = table.span;
+    table.finish();
+    Some(UpstreamTls { sni, ca, verify, identity, span })
+}
+
+fn health(table: Table<'_>) -> Option<Health> {
+    let probe = probe(&table);
+    let port = table.read("port", |value| value.integer(&PORT));
+    let interval = table.duration("interval", Duration::from_secs(5), &INTERVAL);
+    let timeout = table.duration("timeout", Duration::from_secs(2), &TIMEOUT);
+    let healthy_after = table.integer("healthy_after", 2, &IN_A_ROW);
+    let unhealthy_after = table.integer("unhealthy_after", 3, &IN_A_ROW);
+    table.finish();
+    Some(Health { probe: probe?, port, interval, timeout, healthy_after, unhealthy_after })
+}
+
+fn probe(table: &Table<'_>) -> Option<Probe> {
+    let is_tcp = table.boolean("tcp", false);
+    let method = table.read("method", method).unwrap_or(Method::GET);
+    let host =
+        table.read("host", |value| value.parse("a host", "\"app.example\"", address::authority));
+    let expect = table.read("expect", |value| value.statuses(&FINAL_STATUSES));
+    if is_tcp {
+        for value in ["path", "method", "host", "expect"].iter().filter_map(|key| table.value(key))
+        {
+            let misplaced = value.error("it has no place in a TCP probe");
+            table.context.push(misplaced.help("leave it out, or leave `tcp` out"));
+        }
+        return Some(Probe::Tcp);
+    }
+    let path = table.required("path", "\"/healthz\"")?.parse("a path", "\"/healthz\"", |text| {
+        let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.contains('#'));
+        path.ok_or_else(|| {
+            Invalid::new(format!("{text:?} is not a path")).help("write \"/healthz\"")
+        })
+    })?;
+    let expect = expect.unwrap_or_else(|| StatusSet(vec![(200, 299)]));
+    Some(Probe::Http { method, path, host, expect })
+}
+
+fn method(value: &Value<'_>) -> Option<Method> {
+    value.parse("a method", "\"GET\"", |text| {
+        let method = Method::from_bytes(text.as_bytes()).ok();
+        // Methods are case-sensitive: `get` would be another one.
+        method
+            .filter(|method| method != Method::CONNECT && text == text.to_ascii_uppercase())
+            .ok_or_else(|| {
+                Invalid::new(format!("{text:?} is not a method for probes"))
+                    .help("write \"GET\" or \"HEAD\"")
+            })
+    })
+}
+
+fn outlier(table: Table<'_>) -> Outlier {
+    let outlier = Outlier {
+        failures: table.integer("failures", 5, &IN_A_ROW),
+        eject_for: table.duration("eject_for", Duration::from_secs(30), &TIMEOUT),
+        eject_max: table.percentage("eject_max", 0.5),
+    };
+    table.finish();
+    outlier
+}
+
+fn limits(table: Table<'_>) -> PoolLimits {
+    let limits = PoolLimits {
+        connections_max: table.integer("connections", 1024, &CONNECTIONS),
+        requests_max: table.integer("requests", 4096, &CONNECTIONS),
+        idle_max: table.integer("idle", 256, &OPTIONAL),
+        queue_max: table.integer("queue", 1024, &OPTIONAL),
+        queue_timeout: table.duration("queue_timeout", Duration::from_secs(1), &TIMEOUT),
+    };
+    table.finish();
+    limits
+}
+
+#[derive(Clone, Copy)]
+enum Cause {
+    Connect,
+    Reset,
+    Statuses(u16, u16),
+}
+
+fn retry(table: Table<'_>) -> Retry {
+    let causes = table.read("on", |value| value.list("[\"connect\", \"503\"]", |item| cause(item)));
+    let on =
+        causes.unwrap_or_else(|| vec![Cause::Connect, Cause::Reset, Cause::Statuses(502, 504)]);
+    let statuses = on.iter().filter_map(|cause| match cause {
+        Cause::Statuses(low, high) => Some((*low, *high)),
+        _ => None,
+    });
+    let retry = Retry {
+        attempts: table.integer("attempts", 2, &ATTEMPTS),
+        on_connect: on.iter().any(|cause| matches!(cause, Cause::Connect)),
+        on_reset: on.iter().any(|cause| matches!(cause, Cause::Reset)),
+        on_statuses: StatusSet(statuses.collect()),
+        budget: table.percentage("budget", 0.2),
+    };
+    table.finish();
+    retry
+}
+
+fn cause(value: &Value<'_>) -> Option<Cause> {
+    if value.is_string() {
+        return value.parse("a cause", "\"connect\"", |text| match text {
+            "connect" => Ok(Cause::Connect),
+            "reset" => Ok(Cause::Reset),
+            _ => super::units::statuses(text, &FAILED_STATUSES)
+                .map(|(low, high)| Cause::Statuses(low, high))
+                .map_err(|_| {
+                    Invalid::new(format!("{text:?} is no cause for a retry"))
+                        .help("write \"connect\", \"reset\" or a status from 400 to 599")
+                }),
+        });
+    }
+    value.status_range(&FAILED_STATUSES).map(|(low, high)| Cause::Statuses(low, high))
+}
+
+fn timeouts(table: Table<'_>) -> PoolTimeouts {
+    let timeout = |key, seconds| table.duration(key, Duration::from_secs(seconds), &TIMEOUT);
+    let timeouts = PoolTimeouts {
+        connect: timeout("connect", 1),
+        first_byte: timeout("first_byte", 30),
+        idle: timeout("idle", 30),
+        total: table.read("total", |value| value.duration(&TIMEOUT)),
+    };
+    table.finish();
+    timeouts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, config_of, diagnostics_of};
+    use super::*;
+
+    fn pool(lines: &str) -> Pool {
+        let text = format!("[pool.app]\nendpoints = [\"10.0.0.1:80\"]\n{lines}");
+        config_of(&text).pools.remove(0)
+    }
+
+    fn said(lines: &str) -> String {
+        diagnostics_of(&format!("[pool.app]\nendpoints = [\"10.0.0.1:80\"]\n{lines}"))
+    }
+
+    #[test]
+    fn endpoints_are_addresses_or_tables() {
+        let text =
+            "[pool.app]\nendpoints = [\"a:1\", { address = \"b:2\", weight = 5, backup = true }]";
+        let PoolSource::Endpoints(endpoints) = &config_of(text).pools[0].source else {
+            unreachable!("endpoints were given")
+        };
+        assert_eq!((endpoints[0].weight, endpoints[0].backup), (1, false));
+        assert_eq!((endpoints[1].weight, endpoints[1].backup), (5, true));
+        for (endpoints, message) in [
+            ("[]", "the list is empty"),
+            ("\"a:1\"", "`pool.app.endpoints` must be a list, not a string"),
+            ("[\"a\"]", "\"a\" has no port"),
+            ("[80]", "must be an address, not an integer"),
+            ("[{ weight = 2 }]", "`pool.app.endpoints.address` is missing"),
+            ("[{ address = \"a:1\", weight = 0 }]", "it must be from 1 to 1000"),
+            ("[{ address = \"a:1\", zone = \"x\" }]", "unknown key `zone` in [pool.app.endpoints]"),
+        ] {
+            let shown = diagnostics_of(&format!("[pool.app]\nendpoints = {endpoints}"));
+            assert!(shown.contains(message), "{shown}");
+        }
+        assert_eq!(
+            diagnostics_of("[pool.app]\nendpoints = [\"A:1\", \"a:1\"]"),
+            "c.toml:2:21: error: `pool.app.endpoints`: a:1 is named twice\n  \
+             help: give it a larger `weight` instead\n  \
+             c.toml:2:14: note: first named here\n"
+        );
+    }
+
+    #[test]
+    fn a_pool_has_exactly_one_source() {
+        let folder = Folder::new();
+        let files = format!("files = {:?}", folder.path());
+        assert_eq!(
+            said(&files).lines().skip(1).collect::<Vec<_>>(),
+            [
+                "  help: write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"",
+                "  c.toml:2:13: note: `endpoints` is here",
+            ]
+        );
+        let shown = diagnostics_of("[pool.app]");
+        assert!(
+            shown.contains("c.toml:1:1: error: [pool.app] has none of `endpoints` or `files`"),
+            "{shown}"
+        );
+        let shown = said("dns = \"a:1\"");
+        assert!(shown.contains("unknown key `dns`"), "{shown}");
+    }
+
+    #[test]
+    fn a_pool_of_files_needs_a_folder() {
+        let folder = Folder::new();
+        folder.write("site/index.html", "");
+        let text = "[pool.app]\nfiles = \"site\"\nfallback = \"/index.html\"\n\
+                    cache_control = \"max-age=60\"\n[listener.a]\nbind = \"127.0.0.1:0\"\n\
+                    [[route]]\npool = \"app\"\n";
+        folder.write("c.toml", text);
+        let loaded = folder.load("c.toml");
+        assert_eq!(folder.shown(&loaded), "");
+        let PoolSource::Files(files) = &loaded.draft.pools[0].source else {
+            unreachable!("files were given")
+        };
+        assert_eq!(files.root, folder.path().join("site"));
+        assert_eq!(files.fallback.as_deref(), Some("/index.html"));
+        assert_eq!(files.cache_control.as_ref().unwrap(), "max-age=60");
+
+        folder.write("c.toml", &text.replace("\"site\"", "\"c.toml\"\nretry = false"));
+        let shown = folder.shown(&folder.load("c.toml"));
+        assert!(shown.contains("`pool.app.files`: ") && shown.contains("not a folder"), "{shown}");
+        folder.write("c.toml", &text.replace("\"site\"", "\"site\"\nretry = false"));
+        let shown = folder.shown(&folder.load("c.toml"));
+        assert!(shown.contains("warning: `pool.app.retry`: it has no effect"), "{shown}");
+        assert!(said("fallback = \"/x\"").contains("it is only for pools of files"));
+    }
+
+    #[test]
+    fn only_what_exists_now_is_allowed() {
+        assert!(said("protocol = \"h1\"").is_empty());
+        let shown = said("protocol = \"h2\"");
+        assert!(
+            shown.contains("\"h2\" is not a value of this key\n  help: write `h1`\n"),
+            "{shown}"
+        );
+        let shown = said("balance = \"hash\"");
+        assert!(shown.contains("help: write `ewma`, `round_robin` or `least_requests`"), "{shown}");
+        for line in ["panic_below = \"50%\"", "timeouts.tunnel = \"1h\"", "slow_start = \"1s\""] {
+            assert!(said(line).contains("unknown key"), "{line}");
+        }
+        for key in ["grpc = \"x\"", "body_contains = \"x\""] {
+            let shown = said(&format!("health = {{ path = \"/\", {key} }}"));
+            assert!(shown.contains("unknown key"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_probe_is_http_or_tcp() {
+        let health = pool("health = { path = \"/up?x=1\", expect = [\"200-204\", 304] }").health;
+        let health = health.unwrap();
+        assert_eq!((health.healthy_after, health.unhealthy_after), (2, 3));
+        assert!(
+            matches!(health.probe, Probe::Http { expect, path, method: Method::GET, host: None }
+            if expect.0 == [(200, 204), (304, 304)] && path == "/up?x=1")
+        );
+        assert_eq!(pool("health = { tcp = true }").health.unwrap().probe, Probe::Tcp);
+        for (health, message) in [
+            ("{}", "`pool.app.health.path` is missing"),
+            ("{ tcp = true, path = \"/\" }", "it has no place in a TCP probe"),
+            ("{ path = \"up\" }", "\"up\" is not a path"),
+            ("{ path = \"/\", method = \"get\" }", "is not a method for probes"),
+            ("{ path = \"/\", interval = \"1ms\" }", "it must be from 10ms to 1d"),
+            ("{ path = \"/\", expect = [\"2xx\"] }", "no status or range of statuses"),
+            ("{ path = \"/\", host = \"a b\" }", "is not a value of the Host header"),
+            ("{ path = \"/\", healthy_after = 0 }", "0 is out of range"),
+            ("\"/\"", "`pool.app.health` must be a table, not a string"),
+        ] {
+            let shown = said(&format!("health = {health}"));
+            assert!(shown.contains(message), "{health}: {shown}");
+        }
+    }
+
+    #[test]
+    fn outlier_and_retry_can_be_off_or_changed() {
+        let off = pool("outlier = false\nretry = false");
+        assert_eq!((off.outlier, off.retry), (None, None));
+        assert_eq!(pool("outlier = true\nretry = true"), pool(""));
+        let changed = pool("outlier.failures = 2\nretry = { attempts = 3, on = [\"reset\", 503] }");
+        assert_eq!(changed.outlier.unwrap().failures, 2);
+        let retry = changed.retry.unwrap();
+        assert_eq!((retry.attempts, retry.on_connect, retry.on_reset), (3, false, true));
+        assert_eq!(retry.on_statuses.0, [(503, 503)]);
+        for (line, message) in [
+            ("retry = 3", "`pool.app.retry` must be true or false, not an integer"),
+            ("retry.attempts = 11", "it must be from 1 to 10"),
+            ("retry.on = [\"timeout\"]", "\"timeout\" is no cause for a retry"),
+            ("retry.on = [200]", "no status or range of statuses"),
+            ("retry.budget = 0.2", "must be a percentage, not a decimal number"),
+            ("outlier.eject_max = \"150%\"", "is not a percentage"),
+        ] {
+            let shown = said(line);
+            assert!(shown.contains(message), "{line}: {shown}");
+        }
+    }
+
+    #[test]
+    fn upstream_tls_has_a_name_and_whole_identities() {
+        let tls = pool("tls = {}").tls.unwrap();
+        assert!(tls.verify && tls.sni.is_none() && tls.ca.is_none() && tls.identity.is_none());
+        let folder = Folder::new();
+        let pem = folder.write("a.pem", "PEM");
+        let tls = pool(&format!(
+            "tls = {{ sni = \"App.example.\", ca = {pem:?}, cert = {pem:?}, key = {pem:?} }}"
+        ));
+        let tls = tls.tls.unwrap();
+        assert_eq!(tls.sni.as_deref(), Some("app.example"));
+        assert!(tls.ca.is_some() && tls.identity.is_some());
+        let shown = said(&format!("tls = {{ cert = {pem:?} }}"));
+        assert!(shown.contains("`cert` and `key` go together"), "{shown}");
+        let shown = diagnostics_of("[pool.app]\nendpoints = [\"unix:a\"]\ntls = {}");
+        assert!(shown.contains("help: give it one with `sni`"), "{shown}");
+        assert!(said("tls = { sni = \"10.0.0.1\" }").contains("nor a DNS name"));
+    }
+}

@@ -1,0 +1,194 @@
+//! A client's connection, as its requests and its I/O see it.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use crate::error::Kind;
+use crate::snapshot::Listener;
+use crate::snapshot::stats::ParseError;
+use crate::upstream::Tunnel;
+
+/// One connection; it never leaves its worker.
+#[derive(Debug)]
+pub struct ClientConnection {
+    pub listener: Arc<Listener>,
+    pub peer: Peer,
+    pub protocol: Protocol,
+    /// The name that TLS was asked for; `None` without TLS or without SNI.
+    pub sni: Option<Box<str>>,
+    pub is_tls: bool,
+    /// Whether forwarding headers of this peer are believed.
+    pub is_trusted: bool,
+    pub opened: Instant,
+    requests: Cell<u64>,
+    active: Cell<u32>,
+    idle_since: Cell<Instant>,
+    violation: Cell<Option<(u64, &'static str)>>,
+    draining_since: Cell<Option<Instant>>,
+    idle_expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    tunnel: RefCell<Option<PendingTunnel>>,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    /// A process on this machine.
+    Unix,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    H2,
+}
+
+/// An upstream connection that waits for the client's side of an upgrade.
+#[derive(Debug)]
+pub struct PendingTunnel {
+    pub tunnel: Tunnel,
+    /// Ends with the tunnel: the counts of the request that opened it.
+    pub exchange: super::exchange::Exchange,
+    pub lease: crate::balance::Lease,
+}
+
+impl Peer {
+    /// A unix peer counts as this machine.
+    pub fn ip(self) -> IpAddr {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical(),
+            Self::Unix => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
+
+impl ClientConnection {
+    pub fn new(
+        listener: Arc<Listener>,
+        peer: Peer,
+        protocol: Protocol,
+        is_tls: bool,
+        sni: Option<Box<str>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            is_trusted: listener.trusted.contains(peer.ip()),
+            listener,
+            peer,
+            protocol,
+            sni,
+            is_tls,
+            opened: now,
+            requests: Cell::new(0),
+            active: Cell::new(0),
+            idle_since: Cell::new(now),
+            violation: Cell::new(None),
+            draining_since: Cell::new(None),
+            idle_expired: Cell::new(false),
+            waker: RefCell::new(None),
+            tunnel: RefCell::new(None),
+        }
+    }
+
+    /// Counts a request in; its number on this connection, from 1.
+    pub fn begin_request(&self) -> u64 {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        self.requests.get()
+    }
+
+    pub fn end_request(&self, now: Instant) {
+        self.active.set(self.active.get().saturating_sub(1));
+        if self.active.get() == 0 {
+            self.idle_since.set(now);
+            if self.protocol == Protocol::H2 {
+                // The connection's own task must begin to count its idle time.
+                self.wake();
+            }
+        }
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active.get() > 0
+    }
+
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since.get()
+    }
+
+    /// Notes that the head with this number breaks a rule of framing.
+    pub fn set_violation(&self, violation: Option<(u64, &'static str)>) {
+        self.violation.set(violation);
+    }
+
+    /// The rule that the request with this number breaks.
+    pub fn violation_of(&self, number: u64) -> Option<&'static str> {
+        self.violation.get().filter(|(broken, _)| *broken == number).map(|(_, rule)| rule)
+    }
+
+    /// Tells the connection to end when its requests have.
+    pub fn drain(&self) {
+        if self.draining_since.get().is_none() {
+            self.draining_since.set(Some(Instant::now()));
+            self.wake();
+        }
+    }
+
+    pub fn draining_since(&self) -> Option<Instant> {
+        self.draining_since.get()
+    }
+
+    /// Notes that the connection has been idle for too long; its driver ends it properly.
+    pub fn expire(&self) {
+        self.idle_expired.set(true);
+    }
+
+    pub fn is_expired(&self) -> bool {
+        self.idle_expired.get()
+    }
+
+    pub fn register(&self, waker: &Waker) {
+        let mut registered = self.waker.borrow_mut();
+        if !registered.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *registered = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn set_tunnel(&self, tunnel: PendingTunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    pub fn take_tunnel(&self) -> Option<PendingTunnel> {
+        self.tunnel.borrow_mut().take()
+    }
+
+    pub fn count_parse_error(&self, error: ParseError) {
+        self.listener.stats.parse_errors[error as usize].increment();
+    }
+
+    /// Counts a request that was refused for its form.
+    pub fn count_refused(&self, kind: Kind) {
+        let error = match kind {
+            Kind::BadRequest(_) => ParseError::Malformed,
+            Kind::UriTooLong => ParseError::UriTooLong,
+            Kind::HeadTooLarge => ParseError::HeadTooLarge,
+            _ => return,
+        };
+        self.count_parse_error(error);
+    }
+}

@@ -1,0 +1,176 @@
+//! The last step of every answer: the fields that are ours, the operator's edits, and the body
+//! with its exchange.
+
+use bytes::Bytes;
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+
+use super::client::Protocol;
+use super::exchange::Exchange;
+use super::headers::{self, X_REQUEST_ID};
+use super::reply::ReplyBody;
+use super::respond;
+use super::target::Target;
+use crate::body::Body;
+use crate::cache::status::{FieldKind, StatusField};
+use crate::cache::{Head, conditional};
+use crate::error::Kind;
+use crate::route::template::Values;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What `Cache-Status` says, where the route is cacheable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub kind: FieldKind,
+    pub ttl: Option<i64>,
+    pub detail: Option<&'a str>,
+}
+
+/// The facts of the request that an answer may need.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+    pub target: &'a Target<'a>,
+}
+
+/// Sends an answer that came from a backend or is our own.
+pub(super) fn response(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    mut response: Response<Body>,
+    told: Option<Told<'_>>,
+) -> Response<ReplyBody> {
+    if let Some(told) = told {
+        let text = status_field(&exchange, &told);
+        headers::append_member(response.headers_mut(), CACHE_STATUS, &text);
+    }
+    let id = exchange.request_id.clone();
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    finish(&mut exchange, asked, &mut response);
+    response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// Sends a stored or shared answer: as a 304 where the client has it already, without its body
+/// for HEAD.
+pub(super) fn cached(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    head: &Head,
+    body: impl FnOnce() -> Body,
+    told: &Told<'_>,
+) -> Response<ReplyBody> {
+    let now = std::time::Instant::now();
+    let (status, mut fields, body) = if conditional::is_not_modified(asked.headers, &head.headers)
+        && head.status == StatusCode::OK
+    {
+        (StatusCode::NOT_MODIFIED, head.not_modified_headers(), Body::Empty)
+    } else if asked.method == Method::HEAD {
+        (head.status, head.headers.clone(), Body::Empty)
+    } else {
+        (head.status, head.headers.clone(), body())
+    };
+    let age = head.age(now).as_secs();
+    let mine = Mine::new(age, &status_field(&exchange, told));
+    fields.insert(AGE, mine.age);
+    match fields.entry(CACHE_STATUS) {
+        http::header::Entry::Vacant(place) => {
+            place.insert(mine.cache_status);
+        }
+        http::header::Entry::Occupied(mut place) => {
+            place.append(mine.cache_status);
+        }
+    }
+    fields.insert(X_REQUEST_ID, exchange.request_id.clone());
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    finish(&mut exchange, asked, &mut response);
+    response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// The values that differ from one hit to the next, in one allocation.
+struct Mine {
+    age: HeaderValue,
+    cache_status: HeaderValue,
+}
+
+impl Mine {
+    fn new(age: u64, cache_status: &str) -> Self {
+        let mut text = Vec::with_capacity(cache_status.len() + 20);
+        let _ = std::io::Write::write_fmt(&mut text, format_args!("{age}"));
+        let split = text.len();
+        text.extend_from_slice(cache_status.as_bytes());
+        let all = Bytes::from_owner(text);
+        let value = |bytes: Bytes| {
+            HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
+        };
+        Self { age: value(all.slice(..split)), cache_status: value(all.slice(split..)) }
+    }
+}
+
+/// Sends an error page.
+pub(super) fn error(mut exchange: Exchange, asked_headers: &HeaderMap, kind: Kind) -> Response<ReplyBody> {
+    exchange.error = Some(kind);
+    exchange.connection.count_refused(kind);
+    let mut response = respond::error(kind, asked_headers, &exchange.request_id);
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+    if respond::ends_connection(kind) && exchange.connection.protocol == Protocol::H1 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    conclude(&mut exchange, &mut response);
+    response.map(|body| ReplyBody::new(body, exchange))
+}
+
+fn status_field(exchange: &Exchange, told: &Told<'_>) -> String {
+    StatusField {
+        cache: &exchange.snapshot.config.cache.name,
+        kind: told.kind,
+        ttl: told.ttl,
+        detail: told.detail,
+    }
+    .to_string()
+}
+
+/// The operator's edits, and what every answer has.
+fn finish(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
+    if let Some(route) = exchange.route()
+        && !route.spec.response_headers.is_empty()
+    {
+        let values = values(exchange, asked);
+        headers::edit(response.headers_mut(), &route.spec.response_headers, &values);
+    }
+    if asked.method == Method::HEAD {
+        // A body would not be sent; its length still is.
+        if let Some(length) = http_body::Body::size_hint(response.body()).exact()
+            && length > 0
+        {
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
+        *response.body_mut() = Body::Empty;
+    }
+    conclude(exchange, response);
+}
+
+fn conclude(exchange: &mut Exchange, response: &mut Response<Body>) {
+    exchange.status = Some(response.status());
+    if exchange.connection.protocol == Protocol::H1
+        && exchange.connection.draining_since().is_some()
+    {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// What templates may say of this request.
+pub(super) fn values<'a>(exchange: &'a Exchange, asked: &Asked<'a>) -> Values<'a> {
+    Values {
+        client_ip: exchange.client_ip,
+        host: &asked.target.host,
+        request_id: exchange.request_id.to_str().unwrap_or_default(),
+        scheme: headers::scheme(&exchange.connection, asked.headers),
+        path: &asked.target.path,
+        query: asked.target.query,
+    }
+}

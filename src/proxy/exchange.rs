@@ -1,0 +1,194 @@
+//! One request from its head to the end of its answer: what is known about it, and the one place
+//! where that is counted and logged.
+//!
+//! An exchange ends when it is dropped: with the last byte of the response body, or with the
+//! future of a client that left.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{REFERER, USER_AGENT};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use tokio::time::Instant;
+
+use super::access_log::Record;
+use super::client::ClientConnection;
+use super::forward::Trace;
+use super::local::{Local, SnapshotRef};
+use crate::balance::Endpoint;
+use crate::cache::status::CacheStatus;
+use crate::config::model::Name;
+use crate::error::Kind;
+use crate::snapshot::Route;
+use crate::snapshot::stats::Finished;
+use crate::upstream::Upload;
+
+/// By custom the status of a request whose client left before its answer.
+const CLIENT_LEFT: u16 = 499;
+
+/// The facts of one request.
+#[derive(Debug)]
+pub struct Exchange {
+    pub local: Rc<Local>,
+    pub connection: Rc<ClientConnection>,
+    pub snapshot: SnapshotRef,
+    /// Index of the route; `None` before it is known or where there is none.
+    route: Option<usize>,
+    pub started: Instant,
+    pub client_ip: IpAddr,
+    pub request_id: HeaderValue,
+    /// Only where the request will be logged.
+    logged: Option<Box<Logged>>,
+    pub upload: Option<Rc<Upload>>,
+    pub status: Option<StatusCode>,
+    pub response_bytes: u64,
+    pub cache: Option<CacheStatus>,
+    pub pool: Option<Name>,
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// To the first byte of the endpoint's answer.
+    pub upstream: Option<Duration>,
+    pub attempts: u32,
+    pub error: Option<Kind>,
+}
+
+/// What the log says of the request itself.
+#[derive(Debug)]
+struct Logged {
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    version: Version,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+}
+
+impl Exchange {
+    /// Begins with the facts that the head of a request gives.
+    pub fn begin(
+        local: &Rc<Local>,
+        connection: &Rc<ClientConnection>,
+        request: &http::request::Parts,
+        client_ip: IpAddr,
+        request_id: HeaderValue,
+    ) -> Self {
+        let snapshot = local.snapshot();
+        connection.listener.stats.requests_in_flight.add(1);
+        let logged = snapshot.is_logging().then(|| {
+            let copy = |name| request.headers.get(name).cloned();
+            Box::new(Logged {
+                method: request.method.clone(),
+                uri: request.uri.clone(),
+                host: copy(http::header::HOST),
+                version: request.version,
+                user_agent: copy(USER_AGENT),
+                referer: copy(REFERER),
+            })
+        });
+        Self {
+            local: local.clone(),
+            connection: connection.clone(),
+            snapshot,
+            route: None,
+            started: Instant::now(),
+            client_ip,
+            request_id,
+            logged,
+            upload: None,
+            status: None,
+            response_bytes: 0,
+            cache: None,
+            pool: None,
+            endpoint: None,
+            upstream: None,
+            attempts: 0,
+            error: None,
+        }
+    }
+
+    pub fn set_route(&mut self, index: usize) {
+        self.route = Some(index);
+    }
+
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.snapshot.routes.get(self.route?)
+    }
+
+    /// Takes over what became of the request upstream.
+    pub(super) fn follow(&mut self, trace: Trace) {
+        self.pool = trace.pool;
+        self.endpoint = trace.endpoint;
+        self.upstream = trace.upstream;
+        self.attempts = trace.attempts;
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        if self.connection.is_tls { "https" } else { "http" }
+    }
+
+    fn finish(&self) {
+        let now = Instant::now();
+        let status = self
+            .status
+            .or_else(|| StatusCode::from_u16(CLIENT_LEFT).ok())
+            .unwrap_or(StatusCode::BAD_REQUEST);
+        let finished = Finished {
+            listener_id: self.connection.listener.id,
+            status,
+            duration: now - self.started,
+            request_bytes: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+            response_bytes: self.response_bytes,
+            cache: self.cache,
+        };
+        let route = self.route();
+        route.map_or(&self.snapshot.unrouted, |route| &route.stats).count(&finished);
+        if let Some(logged) = &self.logged {
+            self.log(logged, &finished);
+        }
+        self.connection.listener.stats.requests_in_flight.add(-1);
+        self.connection.end_request(now);
+    }
+
+    fn log(&self, logged: &Logged, finished: &Finished) {
+        let access = &self.snapshot.config.log.access;
+        let is_success = finished.status.as_u16() < 400 && self.error.is_none();
+        if is_success && access.sample < 1.0 && self.local.rng.unit() >= access.sample {
+            return;
+        }
+        let text = |value: &'_ Option<HeaderValue>| -> Option<Vec<u8>> {
+            value.as_ref().map(|value| value.as_bytes().to_vec())
+        };
+        let authority = logged.uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
+        self.local.log.write(
+            &access.format,
+            &Record {
+                client_ip: self.client_ip,
+                peer_ip: self.connection.peer.ip(),
+                listener: &self.connection.listener.spec.name,
+                route: self.route().map_or("none", |route| &route.spec.name),
+                method: logged.method.as_str(),
+                scheme: self.scheme(),
+                host: authority.or_else(|| text(&logged.host)),
+                path: logged.uri.path(),
+                query: logged.uri.query(),
+                version: logged.version,
+                finished,
+                pool: self.pool.as_deref(),
+                endpoint: self.endpoint.as_ref().map(|endpoint| &*endpoint.label),
+                upstream: self.upstream,
+                attempts: self.attempts,
+                request_id: self.request_id.as_bytes(),
+                user_agent: logged.user_agent.as_ref().map(HeaderValue::as_bytes),
+                referer: logged.referer.as_ref().map(HeaderValue::as_bytes),
+                error: self.error.map(Kind::as_str),
+            },
+        );
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

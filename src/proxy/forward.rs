@@ -1,0 +1,415 @@
+//! One request to a backend: a place on an endpoint, a connection, the exchange, and further
+//! tries while they are safe.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::headers;
+use super::local::Local;
+use super::retry::{self, Attempt, Failure, Verdict};
+use crate::balance::{Endpoint, Lease, Pick, Pool};
+use crate::body::Body;
+use crate::config::model::Name;
+use crate::error::{Error, Kind};
+use crate::snapshot::{Backend, BackendKind, Balanced};
+use crate::timer::LazyTimer;
+use crate::upstream::{
+    Connection, Deadlines, Keep, RequestBody, ResponseBody, SendError, Sent, Tunnel, Upload,
+};
+
+/// A request as it is sent on.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub method: Method,
+    /// Path and query.
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub upload: Option<Rc<Upload>>,
+    /// The client asked to change the protocol of its connection to this.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// What a backend answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Response(Response<Body>),
+    /// The endpoint has changed its protocol.
+    Upgraded { head: Response<()>, tunnel: Tunnel, lease: Lease },
+}
+
+/// What became of a request on its way, for the log.
+#[derive(Debug, Default)]
+pub(super) struct Trace {
+    pub pool: Option<Name>,
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// From sending the request that was answered to its first byte.
+    pub upstream: Option<Duration>,
+    pub attempts: u32,
+}
+
+/// Sends a request to a backend. `deadline` bounds everything up to the end of the answer.
+pub(super) async fn forward(
+    local: &Rc<Local>,
+    backend: &Backend,
+    outgoing: Outgoing,
+    deadline: Option<Instant>,
+    trace: &mut Trace,
+) -> Result<Answer, Error> {
+    trace.pool = Some(backend.spec.name.clone());
+    match &backend.kind {
+        BackendKind::Folder(folder) => {
+            let path = outgoing.uri.path();
+            let query = outgoing.uri.query();
+            let answer = folder.respond(&outgoing.method, path, query, &outgoing.headers);
+            within(deadline, answer).await?.map(Answer::Response)
+        }
+        BackendKind::Balanced(balanced) => {
+            let total = backend.spec.timeouts.total.map(|total| Instant::now() + total);
+            let deadlines = Deadlines {
+                first_byte: backend.spec.timeouts.first_byte,
+                idle: backend.spec.timeouts.idle,
+                total: [deadline, total].into_iter().flatten().min(),
+            };
+            Tries {
+                local,
+                balanced,
+                keepalive: backend.spec.keepalive,
+                deadlines,
+                trace,
+                tried: Vec::new(),
+                stale: 0,
+            }
+            .run(outgoing)
+            .await
+        }
+    }
+}
+
+async fn within<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Result<T, Error> {
+    match deadline {
+        None => Ok(work.await),
+        Some(deadline) => timeout_at(deadline, work).await.map_err(|_| Kind::Deadline.into()),
+    }
+}
+
+/// The tries of one request.
+struct Tries<'a> {
+    local: &'a Rc<Local>,
+    balanced: &'a Balanced,
+    keepalive: Duration,
+    deadlines: Deadlines,
+    trace: &'a mut Trace,
+    /// Endpoints that failed, by id.
+    tried: Vec<u64>,
+    /// Tries on resting connections that had been closed.
+    stale: u32,
+}
+
+/// A try that failed: the error to answer with, how it counts, and whether its connection had
+/// been at rest.
+struct Failed {
+    error: Error,
+    failure: Failure,
+    was_resting: bool,
+    /// The answer that counts as a failure, to be passed on if there is no other try.
+    answer: Option<Box<Answer>>,
+}
+
+impl Tries<'_> {
+    async fn run(mut self, outgoing: Outgoing) -> Result<Answer, Error> {
+        let is_idempotent = retry::is_idempotent(&outgoing.method);
+        let pool = self.balanced.pool.clone();
+        loop {
+            let lease = within(self.deadlines.total, self.lease(&pool)).await??;
+            let endpoint = lease.endpoint().clone();
+            self.trace.endpoint = Some(endpoint.clone());
+            let failed = match self.attempt(lease, &outgoing, is_idempotent).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let attempt = Attempt {
+                retry: pool.retry.as_ref(),
+                tries: self.trace.attempts,
+                stale: self.stale,
+                is_idempotent,
+                is_replayable: outgoing.upload.as_ref().is_none_or(|upload| upload.is_untouched()),
+                was_resting: failed.was_resting,
+            };
+            let again = match retry::verdict(failed.failure, &attempt) {
+                Verdict::Refresh => {
+                    self.stale += 1;
+                    self.trace.attempts -= 1;
+                    true
+                }
+                Verdict::Again(reason) => {
+                    self.tried.push(endpoint.id);
+                    pool.take_retry(reason, Instant::now().into_std())
+                }
+                Verdict::GiveUp => false,
+            };
+            if !again {
+                return failed.answer.map_or(Err(failed.error), |answer| Ok(*answer));
+            }
+        }
+    }
+
+    /// A place on an endpoint, waited for in the pool's queue where there is none.
+    async fn lease(&self, pool: &Arc<Pool>) -> Result<Lease, Error> {
+        let pick = || pool.pick(&self.local.rng, Instant::now().into_std(), &self.tried);
+        if pool.queue_len() == 0 {
+            match pick() {
+                Pick::Leased(lease) => return Ok(lease),
+                Pick::Empty => return Err(Kind::NoEndpoint.into()),
+                Pick::Full => {}
+            }
+        }
+        let place = pool.queue().map_err(|_| Error::new(Kind::QueueFull))?;
+        let turn = async {
+            loop {
+                if place.is_front() {
+                    match pick() {
+                        Pick::Leased(lease) => return Ok(lease),
+                        Pick::Empty => return Err(Kind::NoEndpoint.into()),
+                        Pick::Full => {}
+                    }
+                }
+                place.turn().await;
+            }
+        };
+        let patience = Instant::now() + pool.limits.queue_timeout;
+        timeout_at(patience, turn).await.unwrap_or_else(|_| Err(Kind::QueueTimeout.into()))
+    }
+
+    /// One try on the leased endpoint.
+    async fn attempt(
+        &mut self,
+        mut lease: Lease,
+        outgoing: &Outgoing,
+        is_idempotent: bool,
+    ) -> Result<Answer, Failed> {
+        self.trace.attempts += 1;
+        let connection = self.connection(&mut lease, is_idempotent).await?;
+        let was_resting = connection.is_reused();
+        let mut timer = LazyTimer::default();
+        let started = Instant::now();
+        let sent = connection.send(request(outgoing), &self.deadlines, &mut timer).await;
+        let now = Instant::now();
+        let took = now - started;
+        match sent {
+            Ok(sent) => {
+                self.trace.upstream = Some(took);
+                self.answered(sent, lease, outgoing, took, timer)
+            }
+            Err(error) => {
+                if blames_endpoint(&error) && !(was_resting && error.unwritten.is_some()) {
+                    let pool = &self.balanced.pool;
+                    pool.failed(lease.endpoint(), took, now.into_std());
+                }
+                Err(unsent(error, was_resting))
+            }
+        }
+    }
+
+    /// A resting connection, or a new one.
+    async fn connection(
+        &self,
+        lease: &mut Lease,
+        is_idempotent: bool,
+    ) -> Result<Box<Connection>, Failed> {
+        let endpoint = lease.endpoint().clone();
+        // After one stale connection its siblings are not worth a try.
+        if self.stale == 0
+            && let Some(connection) = self.local.connections.take(&endpoint, !is_idempotent)
+        {
+            return Ok(connection);
+        }
+        let started = Instant::now();
+        let name = self.balanced.server_name(&endpoint);
+        let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
+        let result = within(self.deadlines.total, dial).await.and_then(|dialed| dialed);
+        let now = Instant::now();
+        let pool = &self.balanced.pool;
+        match result {
+            Ok(connection) => {
+                pool.connect_succeeded(&endpoint, now - started, now.into_std());
+                lease.trial_ended();
+                Ok(connection)
+            }
+            Err(error) => {
+                let failure = match error.kind() {
+                    Kind::Connect | Kind::ConnectTimeout => {
+                        pool.connect_failed(&endpoint, now.into_std());
+                        lease.trial_ended();
+                        Failure::Connect
+                    }
+                    kind => Failure::Final(kind),
+                };
+                Err(Failed { error, failure, was_resting: false, answer: None })
+            }
+        }
+    }
+
+    /// Takes a response head for an answer, or for a reason to try again.
+    fn answered(
+        &self,
+        sent: Sent,
+        lease: Lease,
+        outgoing: &Outgoing,
+        took: Duration,
+        timer: LazyTimer,
+    ) -> Result<Answer, Failed> {
+        let now = Instant::now().into_std();
+        let status = sent.response.status();
+        let is_upgrade = sent.is_upgrade();
+        if is_foreign_encoding(sent.response.headers())
+            || (is_upgrade && !is_wanted_upgrade(sent.response.headers(), outgoing))
+        {
+            self.balanced.pool.failed(lease.endpoint(), took, now);
+            return Err(Failed {
+                error: Kind::BadResponse.into(),
+                failure: Failure::Final(Kind::BadResponse),
+                was_resting: false,
+                answer: None,
+            });
+        }
+        self.balanced.pool.responded(lease.endpoint(), status, took, now);
+        let answer = if is_upgrade {
+            upgraded(sent, lease)?
+        } else {
+            Answer::Response(self.response(sent, lease, timer))
+        };
+        let retries = self.balanced.pool.retry.as_ref();
+        if retries.is_some_and(|retry| retry.on_statuses.contains(status)) {
+            return Err(Failed {
+                error: Kind::BadResponse.into(),
+                failure: Failure::Status(status),
+                was_resting: false,
+                answer: Some(Box::new(answer)),
+            });
+        }
+        Ok(answer)
+    }
+
+    fn response(&self, sent: Sent, lease: Lease, timer: LazyTimer) -> Response<Body> {
+        let keep = Keep {
+            idle_max: self.balanced.pool.limits.idle_max,
+            idle_for: self.rest_time(sent.response.headers()),
+        };
+        let (mut head, incoming) = sent.response.into_parts();
+        if head.headers.contains_key(TRANSFER_ENCODING) {
+            // RFC 9112 §6.3: the encoding frames the body, whatever the length says.
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let came_as = head.version;
+        headers::strip_hop_by_hop(&mut head.headers);
+        headers::append_via(
+            &mut head.headers,
+            came_as,
+            &self.local.snapshot().config.cache.name,
+        );
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        let body = self.body(incoming, sent.connection, keep, lease, timer);
+        Response::from_parts(head, body)
+    }
+
+    fn body(
+        &self,
+        incoming: Incoming,
+        connection: Box<Connection>,
+        keep: Keep,
+        lease: Lease,
+        timer: LazyTimer,
+    ) -> Body {
+        let home = self.local.connections.clone();
+        let body =
+            ResponseBody::new(incoming, connection, home, keep, lease, self.deadlines, timer);
+        if http_body::Body::is_end_stream(&body) { Body::Empty } else { Body::stream(body) }
+    }
+
+    /// How long a connection may rest: as configured, and a second less than the endpoint says.
+    fn rest_time(&self, headers: &HeaderMap) -> Duration {
+        let stated = headers
+            .get("keep-alive")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| {
+                value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))
+            })
+            .and_then(|seconds| seconds.trim().parse().ok())
+            .map(|seconds: u64| Duration::from_secs(seconds.saturating_sub(1)));
+        stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
+    }
+}
+
+/// The request of one try.
+fn request(outgoing: &Outgoing) -> Request<RequestBody> {
+    let body = match &outgoing.upload {
+        None => RequestBody::None,
+        Some(upload) => RequestBody::Upload(upload.clone()),
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = outgoing.method.clone();
+    *request.uri_mut() = outgoing.uri.clone();
+    *request.headers_mut() = outgoing.headers.clone();
+    if let Some(protocol) = &outgoing.upgrade {
+        let headers = request.headers_mut();
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(http::header::UPGRADE, protocol.clone());
+    }
+    request
+}
+
+fn blames_endpoint(error: &SendError) -> bool {
+    error.kind.origin() == crate::error::Origin::Upstream
+}
+
+fn unsent(error: SendError, was_resting: bool) -> Failed {
+    let failure = match error.kind {
+        _ if error.unwritten.is_some() => Failure::Unwritten,
+        Kind::Reset => Failure::Reset,
+        kind => Failure::Final(kind),
+    };
+    let error = match error.source {
+        Some(source) => Error::caused(error.kind, source),
+        None => Error::new(error.kind),
+    };
+    Failed { error, failure, was_resting, answer: None }
+}
+
+/// RFC 9112 §6.1: a coding that we do not understand.
+fn is_foreign_encoding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return false };
+    codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+/// Whether a 101 changes to the protocol that the client asked for.
+fn is_wanted_upgrade(headers: &HeaderMap, outgoing: &Outgoing) -> bool {
+    let Some(wanted) = &outgoing.upgrade else { return false };
+    headers
+        .get(http::header::UPGRADE)
+        .is_some_and(|got| got.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+fn upgraded(sent: Sent, lease: Lease) -> Result<Answer, Failed> {
+    let (mut head, _) = sent.response.into_parts();
+    let Some(tunnel) = sent.connection.into_tunnel() else {
+        return Err(Failed {
+            error: Kind::BadResponse.into(),
+            failure: Failure::Final(Kind::BadResponse),
+            was_resting: false,
+            answer: None,
+        });
+    };
+    head.extensions.clear();
+    Ok(Answer::Upgraded { head: Response::from_parts(head, ()), tunnel, lease })
+}

@@ -1,0 +1,103 @@
+//! What the requests of one worker share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache as SwapCache};
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::access_log::AccessLog;
+use crate::balance::Rng;
+use crate::cache::key::KeyBuffer;
+use crate::shutdown::Tasks;
+use crate::snapshot::Snapshot;
+use crate::upstream::{Connections, Reclaim};
+
+/// A snapshot that is shared within a worker without touching the count that all workers share.
+pub type SnapshotRef = Rc<Arc<Snapshot>>;
+
+/// The state of one worker's requests.
+#[derive(Debug)]
+pub struct Local {
+    published: RefCell<SwapCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    current: RefCell<SnapshotRef>,
+    pub connections: Rc<Connections>,
+    pub reclaim: Reclaim,
+    pub rng: Rng,
+    pub log: AccessLog,
+    /// Fetches and other work that outlives the request that began it.
+    pub tasks: Tasks,
+    /// Where keys are built.
+    pub key: RefCell<KeyBuffer>,
+    pub variant_key: RefCell<KeyBuffer>,
+    /// What the body of the HTTP/2 stream that is being polled did last.
+    stream_event: Cell<Option<StreamEvent>>,
+}
+
+/// What a response body gave when it was asked for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEvent {
+    /// A part: what follows waits for the reader.
+    Part,
+    /// Nothing yet: what follows waits for the origin.
+    Nothing,
+}
+
+impl Local {
+    pub fn new(
+        published: Arc<ArcSwap<Snapshot>>,
+        reclaim: Reclaim,
+        log: AccessLog,
+        tasks: Tasks,
+    ) -> Self {
+        let current = Rc::new(published.load_full());
+        Self {
+            published: RefCell::new(SwapCache::new(published)),
+            current: RefCell::new(current),
+            connections: Rc::default(),
+            reclaim,
+            rng: Rng::from_entropy(),
+            log,
+            tasks,
+            key: RefCell::default(),
+            variant_key: RefCell::default(),
+            stream_event: Cell::new(None),
+        }
+    }
+
+    /// The snapshot published last.
+    pub fn snapshot(&self) -> SnapshotRef {
+        let mut published = self.published.borrow_mut();
+        let newest = published.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(newest, &current) {
+            *current = Rc::new(newest.clone());
+        }
+        current.clone()
+    }
+
+    /// A new request id: 32 hexadecimal digits.
+    pub fn request_id(&self) -> HeaderValue {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut text = [0; 32];
+        for half in text.chunks_exact_mut(16) {
+            let random = self.rng.next();
+            for (index, digit) in half.iter_mut().enumerate() {
+                *digit = DIGITS[(random >> (60 - 4 * index)) as usize & 15];
+            }
+        }
+        // Digits are always a header value.
+        HeaderValue::from_maybe_shared(Bytes::from_owner(text))
+            .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    pub fn note(&self, event: StreamEvent) {
+        self.stream_event.set(Some(event));
+    }
+
+    pub fn take_stream_event(&self) -> Option<StreamEvent> {
+        self.stream_event.take()
+    }
+}

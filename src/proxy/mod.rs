@@ -1,0 +1,414 @@
+//! Requests: from a head to the last byte of its answer.
+//!
+//! [`handle`] is the program. It takes the snapshot once, checks the request, finds its route and
+//! looks into the cache; a hit is answered on the spot. Everything that waits goes on in
+//! [`serve`]. Answers leave through `deliver`, errors become statuses in `respond`, and what is
+//! counted and logged is gathered in the [`Exchange`].
+
+pub mod access_log;
+pub mod client;
+mod deliver;
+pub mod exchange;
+mod fetch;
+mod forward;
+mod headers;
+pub mod local;
+mod log_format;
+mod outgoing;
+mod reply;
+mod respond;
+mod retry;
+mod target;
+mod tunnel;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::body::Body;
+use crate::cache::control::RequestControl;
+use crate::cache::key::Key;
+use crate::cache::status::{CacheStatus, FieldKind};
+use crate::cache::{Entry, Lookup};
+use crate::error::Kind;
+use crate::route::template;
+use crate::snapshot::{Action, Backend, Route};
+use client::ClientConnection;
+use deliver::{Asked, Told};
+use exchange::Exchange;
+use fetch::{Fetched, Plan};
+use forward::{Answer, Trace};
+use local::Local;
+use target::Target;
+
+pub use access_log::{AccessLog, LogWriter};
+pub use reply::{Reply, ReplyBody};
+pub use tunnel::run_tunnel;
+
+/// Answers one request.
+pub fn handle(
+    local: &Rc<Local>,
+    connection: &Rc<ClientConnection>,
+    request: Request<Incoming>,
+) -> Reply {
+    let number = connection.begin_request();
+    let (parts, body) = request.into_parts();
+    let request_id = headers::trusted_request_id(connection, &parts.headers)
+        .unwrap_or_else(|| local.request_id());
+    let client_ip = headers::client_ip(connection, &parts.headers);
+    let mut exchange = Exchange::begin(local, connection, &parts, client_ip, request_id);
+
+    let target = match Target::of(&parts, connection, number) {
+        Ok(target) => target,
+        Err(kind) => return now(deliver::error(exchange, &parts.headers, kind)),
+    };
+    let asked = Asked { method: &parts.method, headers: &parts.headers, target: &target };
+    if target.path == "*" {
+        return now(deliver::response(exchange, &asked, empty(StatusCode::NO_CONTENT), None));
+    }
+    if is_misdirected(connection, &target) {
+        return now(deliver::error(exchange, &parts.headers, Kind::Misdirected));
+    }
+    if let Some(port) = connection.listener.spec.https_redirect
+        && headers::scheme(connection, &parts.headers) == "http"
+    {
+        let response = to_https(&target, port);
+        return now(deliver::response(exchange, &asked, response, None));
+    }
+
+    let snapshot = exchange.snapshot.clone();
+    let listener = &connection.listener.spec.name;
+    let Some(index) = snapshot.route(listener, &target.host, &target.path) else {
+        return now(deliver::error(exchange, &parts.headers, Kind::NoRoute));
+    };
+    exchange.set_route(index);
+    let route = &snapshot.routes[index];
+    let backend = match &route.action {
+        Action::Redirect(redirect) => {
+            let location = template::expand(&redirect.to, &deliver::values(&exchange, &asked));
+            return now(match respond::redirect(redirect.status, &location) {
+                Some(response) => deliver::response(exchange, &asked, response, None),
+                None => deliver::error(exchange, &parts.headers, Kind::Internal),
+            });
+        }
+        Action::Respond(respond) => {
+            return now(deliver::response(exchange, &asked, fixed(respond), None));
+        }
+        Action::Forward(backend) => backend.clone(),
+    };
+    if announced_length(&parts).is_some_and(|length| length > route.spec.body_bytes_max) {
+        return now(deliver::error(exchange, &parts.headers, Kind::BodyTooLarge));
+    }
+
+    let caching = match caching(route, &parts, &body) {
+        Caching::Used => match look_up(local, &exchange, &parts, &target) {
+            Found::Fresh(entry) => return now(hit(exchange, &asked, &entry)),
+            Found::Other(found) => Caching::Missed(found),
+        },
+        other => other,
+    };
+    let job = Job { target: target.into_owned(), backend, index, caching };
+    Reply::Later(Box::pin(serve(exchange, parts, body, job)))
+}
+
+fn now(response: Response<ReplyBody>) -> Reply {
+    Reply::Now(Some(response))
+}
+
+/// How the cache takes part in a request.
+#[derive(Debug)]
+enum Caching {
+    /// The route does without.
+    Off,
+    /// The method does.
+    Method,
+    /// The request does; why.
+    Bypass(&'static str),
+    /// It is asked.
+    Used,
+    /// It was asked, and has nothing fresh.
+    Missed(Missed),
+}
+
+#[derive(Debug)]
+struct Missed {
+    key: Key,
+    stale: Option<Arc<Entry>>,
+    /// Fetch without sharing.
+    alone: bool,
+    only_if_cached: bool,
+}
+
+enum Found {
+    Fresh(Arc<Entry>),
+    Other(Missed),
+}
+
+/// What is left to do for a request that has to wait.
+struct Job {
+    target: target::Owned,
+    backend: Arc<Backend>,
+    /// Of the route.
+    index: usize,
+    caching: Caching,
+}
+
+/// Whether the cache takes part, by the route and the request's head.
+fn caching(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
+    if route.spec.cache.is_none() {
+        return Caching::Off;
+    }
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Caching::Method;
+    }
+    if !http_body::Body::is_end_stream(body) {
+        return Caching::Bypass("request-body");
+    }
+    if route.spec.websocket && outgoing::wants_upgrade(parts) {
+        return Caching::Bypass("upgrade");
+    }
+    if RequestControl::of(&parts.headers).no_store {
+        return Caching::Bypass("no-store");
+    }
+    Caching::Used
+}
+
+fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_>) -> Found {
+    let cache = &exchange.snapshot.cache;
+    let mut key = local.key.borrow_mut();
+    key.clear();
+    key.part(target.host.as_bytes())
+        .part(target.path.as_bytes())
+        .optional(target.query.map(str::as_bytes));
+    let key = key.key(cache.hasher());
+    let mut variant = local.variant_key.borrow_mut();
+    let now = std::time::Instant::now();
+    let found = cache.lookup(key, || outgoing::fields(exchange, parts, target), &mut variant, now);
+    let authorized = parts.headers.contains_key(AUTHORIZATION);
+    let missed = |stale: Option<Arc<Entry>>, alone| {
+        let control = RequestControl::of(&parts.headers);
+        Found::Other(Missed {
+            key: key.to_owned(),
+            stale,
+            alone: alone || authorized,
+            only_if_cached: control.only_if_cached,
+        })
+    };
+    match found {
+        // RFC 9111 §3.5, read both ways: what is not marked as shared does not answer
+        // authorized requests.
+        Lookup::Fresh(entry) if authorized && !entry.head.terms.for_authorized => {
+            missed(None, true)
+        }
+        Lookup::Fresh(entry) => Found::Fresh(entry),
+        Lookup::Stale(entry) if authorized && !entry.head.terms.for_authorized => {
+            missed(None, true)
+        }
+        Lookup::Stale(entry) => missed(Some(entry), false),
+        Lookup::Absent => missed(None, false),
+        Lookup::Uncacheable => missed(None, true),
+    }
+}
+
+/// Answers from the store.
+fn hit(mut exchange: Exchange, asked: &Asked<'_>, entry: &Arc<Entry>) -> Response<ReplyBody> {
+    exchange.cache = Some(CacheStatus::Hit);
+    let ttl = entry.head.ttl(std::time::Instant::now());
+    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: None };
+    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+}
+
+/// Answers a request that has to wait for a backend.
+async fn serve(mut exchange: Exchange, parts: Parts, body: Incoming, job: Job) -> Response<ReplyBody> {
+    let Job { target, backend, index, caching } = job;
+    let target = target.as_target();
+    let asked = Asked { method: &parts.method, headers: &parts.headers, target: &target };
+    let snapshot = exchange.snapshot.clone();
+    let route = &snapshot.routes[index];
+    let deadline =
+        route.spec.timeout.map(|timeout| exchange.started + timeout);
+    let outgoing = match outgoing::outgoing(&mut exchange, &parts, body, &target, route) {
+        Ok(outgoing) => outgoing,
+        Err(kind) => return deliver::error(exchange, &parts.headers, kind),
+    };
+    let mut trace = Trace::default();
+    let local = exchange.local.clone();
+    // A range or a condition on the current state is for the origin to answer as it stands, and
+    // HEAD brings nothing to store.
+    let forwarded_as_is = parts.method == Method::HEAD
+        || parts.headers.contains_key(RANGE)
+        || outgoing::is_conditional_on_state(&parts.headers);
+    let answer = match caching {
+        Caching::Missed(missed) if missed.only_if_cached => {
+            exchange.cache = Some(CacheStatus::Miss);
+            return deliver::error(exchange, &parts.headers, Kind::NotCached);
+        }
+        Caching::Missed(missed) if !forwarded_as_is => {
+            let plan = Plan {
+                backend,
+                cache: route.spec.cache.clone().unwrap_or_default(),
+                key: missed.key,
+                stale: missed.stale,
+                alone: missed.alone,
+                deadline,
+            };
+            let fetched = fetch::fetch(&local, &plan, outgoing, &mut trace).await;
+            exchange.follow(trace);
+            return match fetched {
+                Ok(fetched) => fetched_answer(exchange, &asked, fetched, plan.stale.is_some()),
+                Err(error) => failed(exchange, &asked, &error),
+            };
+        }
+        _ => forward::forward(&local, &backend, outgoing, deadline, &mut trace).await,
+    };
+    exchange.follow(trace);
+    let told = told(&mut exchange, &caching);
+    match answer {
+        Ok(Answer::Response(response)) => from_backend(exchange, &asked, response, told),
+        Ok(Answer::Upgraded { head, tunnel, lease }) => {
+            tunnel::accept(exchange, &asked, head, tunnel, lease)
+        }
+        Err(error) => failed(exchange, &asked, &error),
+    }
+}
+
+/// What the cache did for a request that went past it.
+fn told(exchange: &mut Exchange, caching: &Caching) -> Option<Told<'static>> {
+    let (status, kind, detail) = match caching {
+        Caching::Off => return None,
+        Caching::Method => (CacheStatus::Bypass, FieldKind::Method, None),
+        Caching::Bypass(why) => (CacheStatus::Bypass, FieldKind::Bypass, Some(*why)),
+        Caching::Used | Caching::Missed(_) => {
+            (CacheStatus::Miss, FieldKind::Miss { stored: false }, None)
+        }
+    };
+    exchange.cache = Some(status);
+    Some(Told { kind, ttl: None, detail })
+}
+
+/// Sends what a fetch brought.
+fn fetched_answer(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    fetched: Fetched,
+    was_stale: bool,
+) -> Response<ReplyBody> {
+    let now = std::time::Instant::now();
+    let miss = |stored| match was_stale {
+        true => FieldKind::Stale { status: None, stored },
+        false => FieldKind::Miss { stored },
+    };
+    match fetched {
+        Fetched::Hit(entry) => hit(exchange, asked, &entry),
+        Fetched::Confirmed { entry, led } => {
+            exchange.cache =
+                Some(if led { CacheStatus::Revalidated } else { CacheStatus::Collapsed });
+            let kind = match led {
+                true => FieldKind::Stale { status: Some(304), stored: true },
+                false => FieldKind::Collapsed,
+            };
+            let told = Told { kind, ttl: Some(entry.head.ttl(now)), detail: None };
+            deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+        }
+        Fetched::Shared { shared, reader, led } => {
+            exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
+            let kind = if led { miss(true) } else { FieldKind::Collapsed };
+            let told = Told { kind, ttl: None, detail: None };
+            deliver::cached(exchange, asked, &shared.head, || Body::stream(reader), &told)
+        }
+        Fetched::Own { response, refusal } => {
+            exchange.cache = Some(CacheStatus::Uncacheable);
+            let told =
+                Told { kind: miss(false), ttl: None, detail: Some(refusal.as_str()) };
+            from_backend(exchange, asked, response, Some(told))
+        }
+    }
+}
+
+/// Sends a backend's answer; a bare status of a folder gets a page.
+fn from_backend(
+    exchange: Exchange,
+    asked: &Asked<'_>,
+    response: Response<Body>,
+    told: Option<Told<'_>>,
+) -> Response<ReplyBody> {
+    let bare = response.status().is_client_error()
+        && matches!(response.body(), Body::Empty)
+        && exchange.endpoint.is_none();
+    let response = if bare && asked.method != Method::HEAD {
+        let (parts, _) = response.into_parts();
+        let text = parts.status.canonical_reason().unwrap_or_default();
+        let mut page = respond::page(parts.status, text, asked.headers, &exchange.request_id);
+        for (name, value) in &parts.headers {
+            if *name != CONTENT_LENGTH {
+                page.headers_mut().insert(name.clone(), value.clone());
+            }
+        }
+        page
+    } else {
+        response
+    };
+    deliver::response(exchange, asked, response, told)
+}
+
+fn failed(exchange: Exchange, asked: &Asked<'_>, error: &crate::error::Error) -> Response<ReplyBody> {
+    tracing::debug!(
+        %error,
+        request_id = ?exchange.request_id,
+        endpoint = exchange.endpoint.as_ref().map(|endpoint| &*endpoint.label),
+        "request failed"
+    );
+    deliver::error(exchange, asked.headers, error.kind())
+}
+
+/// The length that a body is announced to have.
+fn announced_length(parts: &Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// RFC 9110 §15.5.20: the connection's certificate does not cover the host, and another one of
+/// this listener does.
+fn is_misdirected(connection: &ClientConnection, target: &Target<'_>) -> bool {
+    let (Some(sni), Some(tls)) = (&connection.sni, &connection.listener.tls) else { return false };
+    **sni != *target.host && tls.state.certificates.misdirected(sni, &target.host)
+}
+
+fn to_https(target: &Target<'_>, port: u16) -> Response<Body> {
+    let mut location = format!("https://{}", target.host);
+    if port != 443 {
+        location.push_str(&format!(":{port}"));
+    }
+    location.push_str(&target.path);
+    if let Some(query) = target.query {
+        location.push('?');
+        location.push_str(query);
+    }
+    respond::redirect(StatusCode::PERMANENT_REDIRECT, &location)
+        .unwrap_or_else(|| empty(StatusCode::BAD_REQUEST))
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer that a route holds itself.
+fn fixed(respond: &crate::config::model::Respond) -> Response<Body> {
+    let mut response = Response::new(Body::from(respond.body.clone()));
+    *response.status_mut() = respond.status;
+    for (name, value) in &respond.headers {
+        response.headers_mut().append(name.clone(), value.clone());
+    }
+    if !respond.body.is_empty() {
+        response
+            .headers_mut()
+            .entry(http::header::CONTENT_TYPE)
+            .or_insert_with(|| HeaderValue::from_static("text/plain; charset=utf-8"));
+    }
+    response
+}

@@ -1,0 +1,98 @@
+//! The request as it is sent on.
+
+use std::borrow::Cow;
+
+use http::header::{CONNECTION, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Uri, Version};
+use hyper::body::Incoming;
+
+use super::deliver::Asked;
+use super::exchange::Exchange;
+use super::forward::Outgoing;
+use super::headers::{self, Hop};
+use super::target::Target;
+use crate::error::Kind;
+use crate::route::rewrite;
+use crate::snapshot::Route;
+use crate::upstream::{Upload, UploadLimits};
+
+/// The request for a backend: rewritten path, edited fields, and the body that is to follow.
+pub(super) fn outgoing(
+    exchange: &mut Exchange,
+    parts: &Parts,
+    body: Incoming,
+    target: &Target<'_>,
+    route: &Route,
+) -> Result<Outgoing, Kind> {
+    let has_body = !http_body::Body::is_end_stream(&body);
+    let headers = fields(exchange, parts, target);
+    let upgrade = (route.spec.websocket && !has_body && wants_upgrade(parts))
+        .then(|| parts.headers.get(UPGRADE).cloned())
+        .flatten();
+    if has_body {
+        exchange.upload = Some(Upload::new(
+            body,
+            UploadLimits {
+                bytes_max: route.spec.body_bytes_max,
+                gap_max: exchange.connection.listener.spec.timeouts.body,
+            },
+        ));
+    }
+    Ok(Outgoing {
+        method: parts.method.clone(),
+        uri: uri(&parts.uri, target, route)?,
+        headers,
+        upload: exchange.upload.clone(),
+        upgrade,
+    })
+}
+
+/// The fields as they are forwarded, after the route's edits.
+pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) -> HeaderMap {
+    let mut headers = parts.headers.clone();
+    let asked = Asked { method: &parts.method, headers: &parts.headers, target };
+    let hop = Hop {
+        connection: &exchange.connection,
+        version: parts.version,
+        authority: target.authority,
+        values: super::deliver::values(exchange, &asked),
+        request_id: &exchange.request_id,
+        name: &exchange.snapshot.config.cache.name,
+        rng: &exchange.local.rng,
+    };
+    if let Some(route) = exchange.route() {
+        let host = route.spec.rewrite.host.as_ref();
+        headers::forwarded(&mut headers, &hop, host, &route.spec.request_headers);
+    }
+    headers
+}
+
+/// Path and query after the route's rewriting.
+fn uri(original: &Uri, target: &Target<'_>, route: &Route) -> Result<Uri, Kind> {
+    let path = rewrite::apply(&route.spec.rewrite, &target.path);
+    if let (Cow::Borrowed(path), None) = (&path, original.authority())
+        && *path == original.path()
+    {
+        return Ok(original.clone());
+    }
+    let text = match target.query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    Uri::try_from(text).map_err(|_| Kind::BadRequest("the path cannot be forwarded"))
+}
+
+/// Whether a request asks to change the protocol of its connection (RFC 9110 §7.8).
+pub(super) fn wants_upgrade(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && parts.headers.contains_key(UPGRADE)
+        && headers::has_token(&parts.headers, &CONNECTION, "upgrade")
+}
+
+/// Whether a request depends on the state of the resource in a way that only its origin can
+/// judge.
+pub(super) fn is_conditional_on_state(headers: &HeaderMap) -> bool {
+    [IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE].iter().any(|name| headers.contains_key(name))
+}

@@ -1,0 +1,139 @@
+//! What hyper is given: a response now or later, and its body with the counts of its exchange.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Frame, SizeHint};
+
+use super::client::Protocol;
+use super::exchange::Exchange;
+use super::local::StreamEvent;
+use crate::body::Body;
+use crate::error::Error;
+
+/// Parts of HTTP/2 bodies are no larger than this, so that a stalled reader of one stream shows,
+/// in bytes.
+const STREAM_PART_BYTES: usize = 16 << 10;
+
+/// The answer to one request. A cached hit is there at once and costs no allocation for waiting.
+pub enum Reply {
+    /// `None` once taken.
+    Now(Option<Response<ReplyBody>>),
+    Later(Pin<Box<dyn Future<Output = Response<ReplyBody>>>>),
+}
+
+impl Future for Reply {
+    type Output = Result<Response<ReplyBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            // hyper polls no future again that was ready.
+            Self::Now(response) => response.take().map_or(Poll::Pending, |r| Poll::Ready(Ok(r))),
+            Self::Later(response) => response.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+/// A response body that ends its exchange with its last byte, or when it is given up.
+#[derive(Debug)]
+pub struct ReplyBody {
+    body: Body,
+    /// The rest of a part that was too large for an HTTP/2 stream.
+    rest: Bytes,
+    exchange: Option<Exchange>,
+    is_h2: bool,
+}
+
+impl ReplyBody {
+    pub fn new(body: Body, exchange: Exchange) -> Self {
+        let is_h2 = exchange.connection.protocol == Protocol::H2;
+        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2 }
+    }
+
+    /// A body whose exchange goes on elsewhere.
+    pub(super) fn bare(body: Body) -> Self {
+        Self { body, rest: Bytes::new(), exchange: None, is_h2: false }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.response_bytes += bytes as u64;
+        }
+    }
+
+    fn note(&self, event: StreamEvent) {
+        if self.is_h2
+            && let Some(exchange) = &self.exchange
+        {
+            exchange.local.note(event);
+        }
+    }
+
+    /// Splits off what an HTTP/2 stream takes at once.
+    fn part(&mut self, mut data: Bytes) -> Bytes {
+        if self.is_h2 && data.len() > STREAM_PART_BYTES {
+            self.rest = data.split_off(STREAM_PART_BYTES);
+        }
+        self.count(data.len());
+        self.note(StreamEvent::Part);
+        data
+    }
+}
+
+impl http_body::Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if !this.rest.is_empty() {
+            let rest = std::mem::take(&mut this.rest);
+            return Poll::Ready(Some(Ok(Frame::data(this.part(rest)))));
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Poll::Ready(Some(Ok(Frame::data(this.part(data))))),
+                Err(other) => Poll::Ready(Some(Ok(other))),
+            },
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(exchange) = &mut this.exchange {
+                    tracing::debug!(%error, "response broken off");
+                    exchange.error = Some(error.kind());
+                }
+                this.exchange = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                this.exchange = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                this.note(StreamEvent::Nothing);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if rest > 0 {
+            match hint.exact() {
+                Some(exact) => hint.set_exact(exact + rest),
+                None => hint.set_lower(hint.lower() + rest),
+            }
+        }
+        hint
+    }
+}

@@ -1,0 +1,195 @@
+//! The answers that are ours: the only place where an error becomes a status.
+
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use crate::body::Body;
+use crate::error::Kind;
+
+/// How long a client should wait when there is no capacity, in seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// The status that tells a client of an error.
+pub(super) fn status_of(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::BadRequest(_) | Kind::ClientGone | Kind::ReaderStalled => StatusCode::BAD_REQUEST,
+        Kind::UriTooLong => StatusCode::URI_TOO_LONG,
+        Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Kind::NoRoute => StatusCode::NOT_FOUND,
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::Connect
+        | Kind::ConnectTimeout
+        | Kind::Reset
+        | Kind::BadResponse
+        | Kind::Truncated => StatusCode::BAD_GATEWAY,
+        Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline | Kind::NotCached => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Whether the connection cannot be used for another request after this error.
+pub(super) fn ends_connection(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::BadRequest(_)
+            | Kind::UriTooLong
+            | Kind::HeadTooLarge
+            | Kind::BodyTooLarge
+            | Kind::BodyTimeout
+            | Kind::ClientGone
+    )
+}
+
+/// The page for an error: the status, what it means, and the request id to ask about.
+pub(super) fn error(kind: Kind, request: &HeaderMap, request_id: &HeaderValue) -> Response<Body> {
+    let status = status_of(kind);
+    let mut response = page(status, explanation(kind), request, request_id);
+    let headers = response.headers_mut();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if kind == Kind::MethodNotAllowed {
+        headers.insert(
+            ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
+    }
+    response
+}
+
+/// A page for a status without a body, such as a folder's 404.
+pub(super) fn page(
+    status: StatusCode,
+    text: &str,
+    request: &HeaderMap,
+    request_id: &HeaderValue,
+) -> Response<Body> {
+    let id = request_id.to_str().unwrap_or("-");
+    let title = status.canonical_reason().unwrap_or("Error");
+    let (content_type, body) = if wants_json(request) {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": title,
+            "status": status.as_u16(),
+            "detail": text,
+            "request_id": id,
+        });
+        ("application/problem+json", problem.to_string())
+    } else {
+        let code = status.as_u16();
+        let id = escape(id);
+        let body = format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{code} {title}</title>\
+             <h1>{code} {title}</h1><p>{text}</p><p><small>Request {id}</small></p></html>\n"
+        );
+        ("text/html; charset=utf-8", body)
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A redirect to `location`.
+pub(super) fn redirect(status: StatusCode, location: &str) -> Option<Response<Body>> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(location).ok()?);
+    Some(response)
+}
+
+/// What a client may know about an error.
+fn explanation(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BadRequest(rule) => rule,
+        Kind::UriTooLong => "The address is too long.",
+        Kind::HeadTooLarge => "The request head is too large.",
+        Kind::BodyTooLarge => "The request body is too large.",
+        Kind::BodyTimeout => "The request body did not arrive in time.",
+        Kind::ClientGone | Kind::ReaderStalled => "The request was broken off.",
+        Kind::Misdirected => "This connection is for another site.",
+        Kind::NoRoute => "There is nothing here.",
+        Kind::MethodNotAllowed => "This method is not allowed here.",
+        Kind::NotCached => "The answer is not in the cache.",
+        Kind::Connect | Kind::ConnectTimeout => "The service could not be reached.",
+        Kind::Reset | Kind::Truncated => "The service broke its answer off.",
+        Kind::BadResponse => "The service gave an answer that could not be understood.",
+        Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline => {
+            "The service did not answer in time."
+        }
+        Kind::NoEndpoint => "The service is not available at the moment.",
+        Kind::QueueFull | Kind::QueueTimeout => "The service is busy at the moment.",
+        Kind::Internal => "Something went wrong here.",
+    }
+}
+
+/// Whether the client asks for JSON and not, with the same or more weight, for a page.
+fn wants_json(request: &HeaderMap) -> bool {
+    let Some(accept) = request.get(ACCEPT).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let place = |wanted: fn(&str) -> bool| accept.split(',').position(|part| wanted(part.trim()));
+    let json = place(|part| {
+        part.starts_with("application/json") || part.starts_with("application/problem+json")
+    });
+    let html = place(|part| part.starts_with("text/html"));
+    match (json, html) {
+        (Some(json), Some(html)) => json < html,
+        (json, _) => json.is_some(),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepting(accept: &'static str) -> HeaderMap {
+        [(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect()
+    }
+
+    fn content_type(accept: &'static str) -> HeaderValue {
+        let response = error(Kind::NoRoute, &accepting(accept), &HeaderValue::from_static("id"));
+        response.headers()[CONTENT_TYPE].clone()
+    }
+
+    #[test]
+    fn clients_that_ask_for_json_get_a_problem_and_browsers_a_page() {
+        assert_eq!(content_type("application/json"), "application/problem+json");
+        assert_eq!(content_type("*/*"), "text/html; charset=utf-8");
+        assert_eq!(
+            content_type("text/html,application/xhtml+xml,application/json;q=0.9"),
+            "text/html; charset=utf-8"
+        );
+    }
+
+    #[test]
+    fn errors_are_never_stored_and_lack_of_capacity_says_when_to_come_back() {
+        let id = HeaderValue::from_static("id");
+        let response = error(Kind::NoEndpoint, &HeaderMap::new(), &id);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+    }
+
+    #[test]
+    fn a_request_id_cannot_inject_markup() {
+        let id = HeaderValue::from_static("<script>");
+        let response = error(Kind::NoRoute, &HeaderMap::new(), &id);
+        let Body::Full(body) = response.into_body() else { unreachable!("a page has a body") };
+        assert!(!body.windows(7).any(|window| window == b"<script"));
+    }
+}

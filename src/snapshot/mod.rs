@@ -1,0 +1,169 @@
+//! Everything that a request needs to know of the configuration, compiled and immutable.
+//!
+//! A snapshot is built off to the side and published in one swap. What did not change it takes
+//! over from its predecessor: pools with their endpoints' health and connections, TLS states with
+//! their session tickets, counters. Nothing here binds a port or opens a connection.
+
+mod backend;
+mod limit;
+mod listener;
+mod route;
+pub mod stats;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+pub use backend::{Backend, Balanced, Kind as BackendKind};
+pub use limit::{ConnectionLimit, Connected};
+pub use listener::Listener;
+pub use route::{Action, Route};
+use stats::RouteStats;
+
+use crate::cache::Cache;
+use crate::config::diagnostics::Diagnostic;
+use crate::config::model::{self, Name};
+use crate::files::Reader;
+use crate::route::table::RouteTable;
+use crate::route::{Lookup, Query};
+
+/// A compiled configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// 1 for the first one of a process, then one more for each.
+    pub generation: u64,
+    pub config: Arc<model::Config>,
+    pub listeners: HashMap<Name, Arc<Listener>>,
+    pub backends: HashMap<Name, Arc<Backend>>,
+    pub routes: Vec<Arc<Route>>,
+    table: RouteTable,
+    /// Counts requests that match no route.
+    pub unrouted: Arc<RouteStats>,
+    pub cache: Arc<Cache>,
+}
+
+/// What every snapshot of a process shares.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    pub cache: Arc<Cache>,
+    pub files: Arc<Reader>,
+}
+
+/// A snapshot and what is doubtful about it, or every reason why there is none.
+pub type Built = Result<(Snapshot, Vec<Diagnostic>), Vec<Diagnostic>>;
+
+impl Snapshot {
+    /// Compiles `config`, taking over from `previous` what did not change.
+    pub fn build(
+        config: Arc<model::Config>,
+        previous: Option<&Self>,
+        resources: &Resources,
+    ) -> Built {
+        let mut problems = Vec::new();
+        let mut warnings = Vec::new();
+        let listeners = build_listeners(&config, previous, &mut problems, &mut warnings);
+        let backends = build_backends(&config, previous, resources, &mut problems);
+        let table = RouteTable::build(&config.routes)
+            .map_err(|ties| problems.extend(ties.iter().map(|t| route::describe_tie(&config, t))));
+        let ids = stats::listener_count();
+        let routes = build_routes(&config, previous, &backends, ids);
+        let (Ok(table), Some(routes), true) = (table, routes, problems.is_empty()) else {
+            return Err(problems);
+        };
+        let unrouted = RouteStats::grown(previous.map(|snapshot| &*snapshot.unrouted), ids);
+        let snapshot = Self {
+            generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
+            config,
+            listeners,
+            backends,
+            routes,
+            table,
+            unrouted: Arc::new(unrouted),
+            cache: resources.cache.clone(),
+        };
+        Ok((snapshot, warnings))
+    }
+
+    /// The route of a request, by its index; host and path in their normal forms.
+    pub fn route(&self, listener: &str, host: &str, path: &str) -> Option<usize> {
+        match self.table.lookup(&Query { listener, host, path }) {
+            Lookup::Found(index) => Some(index),
+            Lookup::NoRoute => None,
+        }
+    }
+
+    /// Whether requests are logged at all.
+    pub fn is_logging(&self) -> bool {
+        self.config.log.access.to != model::AccessTarget::Off
+    }
+}
+
+/// The problems of the certificates alone, for a configuration that has others.
+pub fn certificate_problems(config: &model::Config) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    build_listeners(config, None, &mut problems, &mut Vec::new());
+    problems
+}
+
+fn build_listeners(
+    config: &model::Config,
+    previous: Option<&Snapshot>,
+    problems: &mut Vec<Diagnostic>,
+    warnings: &mut Vec<Diagnostic>,
+) -> HashMap<Name, Arc<Listener>> {
+    let mut listeners = HashMap::new();
+    for spec in &config.listeners {
+        let before = previous.and_then(|snapshot| snapshot.listeners.get(&spec.name));
+        match Listener::build(spec, before) {
+            Ok(listener) => {
+                warnings.extend(listener.warnings(SystemTime::now()));
+                listeners.insert(spec.name.clone(), listener);
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    listeners
+}
+
+/// `None` if a pool could not be built.
+fn build_routes(
+    config: &model::Config,
+    previous: Option<&Snapshot>,
+    backends: &HashMap<Name, Arc<Backend>>,
+    listener_count: usize,
+) -> Option<Vec<Arc<Route>>> {
+    let known: HashMap<&str, &Arc<Route>> = previous
+        .iter()
+        .flat_map(|snapshot| &snapshot.routes)
+        .map(|route| (&*route.spec.name, route))
+        .collect();
+    let build = |spec: &model::Route| {
+        let before = known.get(&*spec.name).map(|route| &*route.stats);
+        Route::new(spec, backends, RouteStats::grown(before, listener_count)).map(Arc::new)
+    };
+    config.routes.iter().map(build).collect()
+}
+
+fn build_backends(
+    config: &model::Config,
+    previous: Option<&Snapshot>,
+    resources: &Resources,
+    problems: &mut Vec<Diagnostic>,
+) -> HashMap<Name, Arc<Backend>> {
+    let now = Instant::now();
+    let mut backends = HashMap::new();
+    for spec in &config.pools {
+        let before = previous.and_then(|snapshot| snapshot.backends.get(&spec.name));
+        if let Some(before) = before.filter(|before| before.is_built_from(spec)) {
+            backends.insert(spec.name.clone(), before.clone());
+            continue;
+        }
+        match Backend::build(spec, before.map(|before| &**before), resources, now) {
+            Ok(backend) => {
+                backends.insert(spec.name.clone(), Arc::new(backend));
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    backends
+}

@@ -1,0 +1,229 @@
+//! Counters of listeners and routes. They live as long as a configuration names them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::cache::status::CacheStatus;
+use crate::config::model::Name;
+use crate::metrics::status::StatusCounts;
+use crate::metrics::{Counter, Exposition, Gauge, Histogram, HistogramCells, PerWorker, Totals};
+
+/// The names of listeners in the order in which they appeared; a listener's number is its place.
+static LISTENERS: Mutex<Vec<Name>> = Mutex::new(Vec::new());
+
+/// The number of the listener with this name, the same as long as the process runs.
+pub(super) fn listener_id(name: &Name) -> usize {
+    let mut names = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+    names.iter().position(|known| known == name).unwrap_or_else(|| {
+        names.push(name.clone());
+        names.len() - 1
+    })
+}
+
+pub(super) fn listener_count() -> usize {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+/// Counters of one route.
+#[derive(Debug)]
+pub struct RouteStats {
+    /// By the number of the listener; made when first needed.
+    codes: Box<[Arc<OnceLock<PerWorker<StatusCounts>>>]>,
+    cells: Arc<PerWorker<RouteCells>>,
+}
+
+#[derive(Debug, Default)]
+struct RouteCells {
+    duration: HistogramCells,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    cache: [AtomicU64; CacheStatus::ALL.len()],
+}
+
+/// One finished request.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    pub listener_id: usize,
+    pub status: StatusCode,
+    pub duration: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub cache: Option<CacheStatus>,
+}
+
+impl RouteStats {
+    /// Counters that go on from `previous`, with room for `listeners`.
+    pub(super) fn grown(previous: Option<&Self>, listeners: usize) -> Self {
+        let known = previous.map(|stats| &*stats.codes).unwrap_or_default();
+        let codes = (0..listeners.max(known.len()))
+            .map(|id| known.get(id).cloned().unwrap_or_default())
+            .collect();
+        Self { codes, cells: previous.map(|stats| stats.cells.clone()).unwrap_or_default() }
+    }
+
+    #[inline]
+    pub fn count(&self, finished: &Finished) {
+        if let Some(codes) = self.codes.get(finished.listener_id) {
+            codes.get_or_init(PerWorker::default).local().increment(finished.status);
+        }
+        let cells = self.cells.local();
+        cells.duration.observe(finished.duration);
+        cells.request_bytes.fetch_add(finished.request_bytes, Ordering::Relaxed);
+        cells.response_bytes.fetch_add(finished.response_bytes, Ordering::Relaxed);
+        if let Some(status) = finished.cache {
+            cells.cache[status as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests answered so far, and how many of them by a cached response.
+    pub fn totals(&self) -> (u64, u64) {
+        let requests = Totals::of(self.cells.iter().map(|cells| &cells.duration)).count();
+        let hits = CacheStatus::Hit as usize;
+        (requests, self.cells.iter().map(|c| c.cache[hits].load(Ordering::Relaxed)).sum())
+    }
+
+    /// Writes the series of the route called `route`.
+    pub fn collect(&self, route: &str, listeners: &[(usize, &str)], out: &mut Exposition) {
+        for (id, listener) in listeners {
+            let Some(codes) = self.codes.get(*id).and_then(|codes| codes.get()) else { continue };
+            for (code, count) in codes.iter().flat_map(StatusCounts::counted) {
+                let labels = [("listener", *listener), ("route", route), ("code", code.as_str())];
+                out.counter("headwater_http_requests_total", "Finished requests.")
+                    .add(&labels, count as f64);
+            }
+        }
+        let route = [("route", route)];
+        let duration = Totals::of(self.cells.iter().map(|cells| &cells.duration));
+        out.histogram("headwater_http_request_duration_seconds", "From the head of a request to the end of its answer.")
+            .distribution(&route, &duration);
+        let sum = |cell: fn(&RouteCells) -> &AtomicU64| {
+            self.cells.iter().map(|cells| cell(cells).load(Ordering::Relaxed)).sum::<u64>() as f64
+        };
+        out.counter("headwater_http_request_bytes_total", "Bytes of request bodies.")
+            .series(&route, sum(|cells| &cells.request_bytes));
+        out.counter("headwater_http_response_bytes_total", "Bytes of response bodies.")
+            .series(&route, sum(|cells| &cells.response_bytes));
+        for status in CacheStatus::ALL {
+            let index = status as usize;
+            let count: u64 =
+                self.cells.iter().map(|cells| cells.cache[index].load(Ordering::Relaxed)).sum();
+            if count > 0 {
+                out.counter("headwater_cache_requests_total", "Requests of cacheable routes, by what the cache did.")
+                    .series(&[route[0], ("status", status.as_str())], count as f64);
+            }
+        }
+    }
+}
+
+/// Counters of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerStats {
+    pub connections: Gauge,
+    pub accepted: Counter,
+    pub rejected: [Counter; Rejection::ALL.len()],
+    pub requests_in_flight: Gauge,
+    pub handshakes: [Counter; HandshakeResult::ALL.len()],
+    pub handshake: Histogram,
+    pub parse_errors: [Counter; ParseError::ALL.len()],
+}
+
+/// Why a connection was not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Accepting failed: no descriptor or no memory.
+    Accept,
+    /// `limits.connections` was reached, and accepting paused.
+    Limit,
+}
+
+impl Rejection {
+    pub const ALL: [Self; 2] = [Self::Accept, Self::Limit];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// How a TLS handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeResult {
+    Ok,
+    Timeout,
+    /// The client closed or broke off.
+    Closed,
+    /// The two sides have nothing in common, or one of them sent nonsense.
+    Failed,
+}
+
+impl HandshakeResult {
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Timeout, Self::Closed, Self::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a request never became one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParseError {
+    /// Not HTTP, or against its rules.
+    Malformed,
+    UriTooLong,
+    HeadTooLarge,
+    HeadTimeout,
+}
+
+impl ParseError {
+    pub const ALL: [Self; 4] =
+        [Self::Malformed, Self::UriTooLong, Self::HeadTooLarge, Self::HeadTimeout];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeadTooLarge => "head_too_large",
+            Self::HeadTimeout => "head_timeout",
+        }
+    }
+}
+
+impl ListenerStats {
+    /// Writes the series of the listener called `listener`.
+    pub fn collect(&self, listener: &str, tls: bool, out: &mut Exposition) {
+        let label = ("listener", listener);
+        out.gauge("headwater_connections", "Open client connections.")
+            .series(&[label], self.connections.value() as f64);
+        out.counter("headwater_connections_accepted_total", "Client connections accepted.")
+            .series(&[label], self.accepted.value() as f64);
+        out.gauge("headwater_http_requests_in_flight", "Requests being answered.")
+            .series(&[label], self.requests_in_flight.value() as f64);
+        for reason in Rejection::ALL {
+            out.counter("headwater_connections_rejected_total", "Client connections not served, or held back.")
+                .series(&[label, ("reason", reason.as_str())], self.rejected[reason as usize].value() as f64);
+        }
+        for reason in ParseError::ALL {
+            out.counter("headwater_http_parse_errors_total", "Requests refused before they were one.")
+                .series(&[label, ("reason", reason.as_str())], self.parse_errors[reason as usize].value() as f64);
+        }
+        if !tls {
+            return;
+        }
+        for result in HandshakeResult::ALL {
+            out.counter("headwater_tls_handshakes_total", "TLS handshakes, by how they ended.")
+                .series(&[label, ("result", result.as_str())], self.handshakes[result as usize].value() as f64);
+        }
+        out.histogram("headwater_tls_handshake_seconds", "Duration of finished TLS handshakes.")
+            .distribution(&[label], &self.handshake.totals());
+    }
+}

@@ -1,0 +1,140 @@
+//! Opening a connection to an endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::connection::Connection;
+use super::connections::Reclaim;
+use super::io::{Stream, UpstreamIo};
+use crate::balance::{Endpoint, OpenConnection};
+use crate::config::model::Address;
+use crate::error::{Error, Kind};
+
+/// TCP keep-alive: the first probe, the distance of the others, and how many may stay unanswered.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// How connections to the endpoints of one pool are opened.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    /// What TLS is spoken and which name is verified; by address, as names may be its own.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// With TLS included.
+    pub connect_timeout: Duration,
+    /// Open connections to one endpoint, over all workers.
+    pub connections_max: usize,
+    /// How long to wait for another connection to close when that many are open.
+    pub slot_timeout: Duration,
+}
+
+impl Dialer {
+    /// Opens a connection to `endpoint`, waiting for a place among its connections if need be.
+    pub async fn dial(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        server_name: Option<&ServerName<'static>>,
+        reclaim: &Reclaim,
+    ) -> Result<Box<Connection>, Error> {
+        let open = self.slot(endpoint, reclaim).await?;
+        let deadline = Instant::now() + self.connect_timeout;
+        let tls = self.tls.as_ref().zip(server_name);
+        let io = connect(endpoint, tls, deadline).await?;
+        Connection::establish(io, endpoint.clone(), open)
+            .await
+            .map_err(|error| Error::caused(Kind::Connect, error))
+    }
+
+    async fn slot(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        reclaim: &Reclaim,
+    ) -> Result<OpenConnection, Error> {
+        let deadline = Instant::now() + self.slot_timeout;
+        loop {
+            let freed = endpoint.connection_closed();
+            if let Some(open) = endpoint.open_connection(self.connections_max) {
+                return Ok(open);
+            }
+            reclaim.ask(endpoint);
+            if timeout_at(deadline, freed).await.is_err() {
+                return Err(Kind::QueueTimeout.into());
+            }
+        }
+    }
+}
+
+/// Opens a stream to `endpoint`, TLS included, before `deadline`.
+pub async fn connect(
+    endpoint: &Endpoint,
+    tls: Option<(&Arc<ClientConfig>, &ServerName<'static>)>,
+    deadline: Instant,
+) -> Result<UpstreamIo, Error> {
+    let stream = async {
+        match &endpoint.address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                Ok(match tls {
+                    None => Stream::Unix(stream),
+                    Some((config, name)) => {
+                        let connector = TlsConnector::from(config.clone());
+                        Stream::UnixTls(Box::new(connector.connect(name.clone(), stream).await?))
+                    }
+                })
+            }
+            Address::Socket(_) | Address::Name { .. } => {
+                let stream = connect_tcp(&endpoint.resolved(), deadline).await?;
+                Ok(match tls {
+                    None => Stream::Tcp(stream),
+                    Some((config, name)) => {
+                        let connector = TlsConnector::from(config.clone());
+                        Stream::TcpTls(Box::new(connector.connect(name.clone(), stream).await?))
+                    }
+                })
+            }
+        }
+    };
+    match timeout_at(deadline, stream).await {
+        Ok(Ok(stream)) => Ok(UpstreamIo::new(stream)),
+        Ok(Err(error)) => {
+            let error: io::Error = error;
+            Err(Error::caused(Kind::Connect, error))
+        }
+        Err(_) => Err(Kind::ConnectTimeout.into()),
+    }
+}
+
+/// Tries the addresses in turn, each with an equal share of the time that is left.
+async fn connect_tcp(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (index, address) in addresses.iter().enumerate() {
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / (addresses.len() - index) as u32;
+        match timeout_at(now + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                configure(&stream)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+fn configure(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}

@@ -1,0 +1,114 @@
+//! The idle connections of one worker.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use crate::balance::{Endpoint, IdleConnection};
+
+/// Connections at rest, by the id of their endpoint.
+#[derive(Debug, Default)]
+pub struct Connections {
+    idle: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::RandomState>>,
+}
+
+/// On which terms a connection is kept after a response.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Connections at rest for the endpoint, over all workers.
+    pub idle_max: usize,
+    /// How long it may rest; zero closes it.
+    pub idle_for: Duration,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Box<Connection>,
+    until: Instant,
+    _counted: IdleConnection,
+}
+
+impl Connections {
+    /// The connection to `endpoint` that rested last, if there is a usable one. With `certain`
+    /// the kernel is asked whether the endpoint has closed it meanwhile: a request that must not
+    /// be sent twice goes only on one that is still open.
+    pub fn take(&self, endpoint: &Endpoint, certain: bool) -> Option<Box<Connection>> {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.get_mut(&endpoint.id)?;
+        let now = Instant::now();
+        while let Some(Idle { mut connection, until, .. }) = list.pop() {
+            if now < until && connection.is_ready() && (!certain || connection.is_quiet()) {
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Puts a connection to rest after its response, if it can carry another request.
+    pub fn give_back(self: &Rc<Self>, mut connection: Box<Connection>, keep: Keep) {
+        if keep.idle_for.is_zero() || !connection.is_ready() {
+            return;
+        }
+        let Some(counted) = connection.endpoint().idle_connection(keep.idle_max) else { return };
+        let id = connection.endpoint().id;
+        let idle = Idle { connection, until: Instant::now() + keep.idle_for, _counted: counted };
+        self.idle.borrow_mut().entry(id).or_default().push(idle);
+    }
+
+    /// Closes what has rested long enough or was closed by its endpoint, and everything of
+    /// endpoints for which `is_known` says no.
+    pub fn sweep(&self, is_known: impl Fn(u64) -> bool) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|id, list| {
+            if is_known(*id) {
+                list.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
+            } else {
+                list.clear();
+            }
+            !list.is_empty()
+        });
+    }
+
+    /// Closes the connection to an endpoint that has rested longest.
+    pub fn close_one(&self, endpoint_id: u64) {
+        if let Some(list) = self.idle.borrow_mut().get_mut(&endpoint_id)
+            && !list.is_empty()
+        {
+            list.remove(0);
+        }
+    }
+
+    /// Closes everything that rests.
+    pub fn close_all(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
+    }
+}
+
+/// Asks all workers to close a resting connection, when an endpoint's limit is reached by
+/// connections that rest elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Reclaim(Arc<[mpsc::Sender<u64>]>);
+
+impl Reclaim {
+    pub fn new(workers: Vec<mpsc::Sender<u64>>) -> Self {
+        Self(workers.into())
+    }
+
+    /// A worker whose mailbox is full has such work before it anyway.
+    pub fn ask(&self, endpoint: &Endpoint) {
+        for worker in &*self.0 {
+            let _ = worker.try_send(endpoint.id);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Connections to endpoints: opening, keeping, sending one request, reading its answer.
+//!
+//! A [`Connection`] is owned by whoever uses it and driven by the task that waits for it; no task
+//! of its own runs behind it. So a client that leaves drops the connection, a response that ends
+//! before its request was written drops it too (hyper#4176), and an answer wakes one task only.
+//! Idle connections rest in the worker's [`Connections`]. Deliberately absent: choosing an
+//! endpoint (`balance`) and trying again (`proxy`).
+
+mod connect;
+mod connection;
+mod connections;
+mod io;
+mod request_body;
+mod response_body;
+
+pub use connect::{Dialer, connect};
+pub use connection::{Connection, SendError, Sent, Tunnel};
+pub use connections::{Connections, Keep, Reclaim};
+pub use io::UpstreamIo;
+pub use request_body::{RequestBody, Upload, UploadLimits};
+pub use response_body::ResponseBody;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long the parts of one exchange may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// From the last byte of the request sent to the response head.
+    pub first_byte: Duration,
+    /// Longest gap inside the response.
+    pub idle: Duration,
+    /// When the whole exchange must have ended.
+    pub total: Option<Instant>,
+}
