@@ -15,3 +15,6 @@ pub mod upstream;
 pub mod snapshot;
 pub mod proxy;
 pub mod shutdown;
+pub mod listener;
+pub mod worker;
+pub mod server;

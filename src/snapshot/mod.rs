@@ -10,7 +10,7 @@ mod listener;
 mod route;
 pub mod stats;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -90,6 +90,15 @@ impl Snapshot {
             Lookup::Found(index) => Some(index),
             Lookup::NoRoute => None,
         }
+    }
+
+    /// The ids of all endpoints.
+    pub fn endpoint_ids(&self) -> HashSet<u64> {
+        self.backends
+            .values()
+            .filter_map(|backend| backend.balanced())
+            .flat_map(|balanced| balanced.pool.members().iter().map(|m| m.endpoint.id).collect::<Vec<_>>())
+            .collect()
     }
 
     /// Whether requests are logged at all.

@@ -1,0 +1,219 @@
+//! Accepting connections on one socket of one worker.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::bind::{self, ListenSocket};
+use super::connection::{self, Register};
+use super::socket::Stream;
+use crate::config::model::Name;
+use crate::proxy::client::{ClientConnection, Peer};
+use crate::proxy::local::Local;
+use crate::shutdown::Tasks;
+use crate::snapshot::{Connected, Listener};
+use crate::snapshot::stats::Rejection;
+
+/// How long to wait when the process is out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// How long handshakes of the kernel that had begun may take before the socket is closed.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(100);
+
+/// One socket and what it is for.
+#[derive(Debug)]
+pub struct Accepting {
+    pub socket: ListenSocket,
+    pub listener: Name,
+    /// Ends the accepting, after the connections that are queued.
+    pub stop: CancellationToken,
+}
+
+/// The open connections of one worker.
+#[derive(Debug, Default)]
+pub struct Registry {
+    connections: RefCell<Vec<Weak<ClientConnection>>>,
+    draining: std::cell::Cell<bool>,
+}
+
+impl Registry {
+    /// Tells every connection, and those to come, to end when its requests have.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for connection in self.connections.borrow().iter().filter_map(Weak::upgrade) {
+            connection.drain();
+        }
+    }
+
+    /// Connections with a request or a tunnel under way.
+    pub fn active(&self) -> usize {
+        let connections = self.connections.borrow();
+        connections.iter().filter_map(Weak::upgrade).filter(|known| known.is_active()).count()
+    }
+}
+
+impl Register for Rc<Registry> {
+    type Registered = ();
+
+    fn register(&self, connection: &Rc<ClientConnection>) {
+        let mut connections = self.connections.borrow_mut();
+        // Ended ones are cleared when the list would have to grow.
+        if connections.len() == connections.capacity() {
+            connections.retain(|known| known.strong_count() > 0);
+        }
+        connections.push(Rc::downgrade(connection));
+        if self.draining.get() {
+            connection.drain();
+        }
+    }
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socket {
+    fn new(socket: ListenSocket) -> io::Result<Self> {
+        Ok(match socket {
+            ListenSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            ListenSocket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Self::Unix(UnixListener::from_std(socket)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((Stream::Tcp(stream), Peer::Tcp(peer)))
+            }
+            Self::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+
+    fn turn_away_newcomers(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => bind::turn_away_newcomers(&socket.into()),
+            // Connecting to a unix socket has no second step.
+            Self::Unix(_) => Ok(()),
+        }
+    }
+}
+
+/// Accepts until told to stop.
+pub async fn accept(
+    local: Rc<Local>,
+    accepting: Accepting,
+    registry: Rc<Registry>,
+    tasks: Tasks,
+) {
+    let Accepting { socket, listener, stop } = accepting;
+    let socket = match Socket::new(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(%listener, %error, "socket cannot be used");
+            return;
+        }
+    };
+    let Some(known) = local.snapshot().listeners.get(&listener).cloned() else {
+        tracing::error!(%listener, "socket of a listener that is not configured");
+        return;
+    };
+    let acceptor = Acceptor { local, known: RefCell::new(known), registry, tasks };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = acceptor.next(&socket) => accepted,
+        };
+        acceptor.serve(accepted).await;
+    }
+    if let Err(error) = socket.turn_away_newcomers() {
+        tracing::debug!(%error, "newcomers cannot be turned away");
+    }
+    // What the kernel has accepted for us is ours to serve.
+    while let Ok(accepted) = timeout(LAST_HANDSHAKES, acceptor.next(&socket)).await {
+        acceptor.serve(accepted).await;
+    }
+}
+
+struct Acceptor {
+    local: Rc<Local>,
+    /// As it was configured last; a listener that is being removed keeps that.
+    known: RefCell<Arc<Listener>>,
+    registry: Rc<Registry>,
+    tasks: Tasks,
+}
+
+impl Acceptor {
+    fn listener(&self) -> Arc<Listener> {
+        let mut known = self.known.borrow_mut();
+        if let Some(current) = self.local.snapshot().listeners.get(&known.spec.name)
+            && !Arc::ptr_eq(current, &known)
+        {
+            *known = current.clone();
+        }
+        known.clone()
+    }
+
+    /// Waits for a place among the connections, then for a connection.
+    async fn next(&self, socket: &Socket) -> (Connected, io::Result<(Stream, Peer)>) {
+        let listener = self.listener();
+        let place = match listener.limit.try_connect() {
+            Some(place) => place,
+            None => {
+                listener.stats.rejected[Rejection::Limit as usize].increment();
+                listener.limit.connect().await
+            }
+        };
+        (place, socket.accept().await)
+    }
+
+    async fn serve(&self, (place, accepted): (Connected, io::Result<(Stream, Peer)>)) {
+        let listener = self.listener();
+        let (stream, peer) = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                listener.stats.rejected[Rejection::Accept as usize].increment();
+                // A client that is gone already says nothing about us.
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) {
+                    tracing::warn!(listener = %listener.spec.name, %error, "accepting failed");
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
+                return;
+            }
+        };
+        listener.stats.accepted.increment();
+        listener.stats.connections.add(1);
+        let counted = Counted(listener.clone());
+        let (local, registry) = (self.local.clone(), self.registry.clone());
+        self.tasks.spawn("connection", async move {
+            let _counted = counted;
+            let _place = place;
+            connection::serve(local, listener, stream, peer, &registry).await;
+        });
+    }
+}
+
+/// A connection in its listener's gauge.
+struct Counted(Arc<Listener>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.stats.connections.add(-1);
+    }
+}

@@ -1,0 +1,212 @@
+//! Listening sockets.
+//!
+//! Every worker has a socket of its own on each address, and the kernel spreads connections over
+//! them (SO_REUSEPORT). That option would also share the port with another process of the same
+//! user, so a port is bound without it once, which fails if anybody else has it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, TcpKeepalive, Type};
+
+use crate::config::model::BindAddress;
+
+/// Connections that wait to be accepted, for each socket.
+const BACKLOG: i32 = 4096;
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The sockets of one address: one for each worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// With the port that the kernel chose, where 0 was asked for.
+    pub address: BindAddress,
+    pub sockets: Vec<ListenSocket>,
+}
+
+#[derive(Debug)]
+pub enum ListenSocket {
+    Tcp(std::net::TcpListener),
+    Unix(UnixListener),
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    pub address: BindAddress,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.address;
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(f, "{address} is in use by another process")
+            }
+            io::ErrorKind::PermissionDenied => {
+                write!(f, "{address} may not be bound by this user")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "{address} is no address of this machine")
+            }
+            _ => write!(f, "{address} cannot be bound: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Binds an address for `workers` workers.
+pub fn bind(address: &BindAddress, workers: usize) -> Result<Bound, BindError> {
+    let result = match address {
+        BindAddress::Tcp(address) => bind_tcp(*address, workers),
+        BindAddress::Unix(path) => bind_unix(path, workers),
+    };
+    result.map_err(|source| BindError { address: address.clone(), source })
+}
+
+fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+    // Closed again at once: it only proves that nobody else listens there.
+    let probe = tcp_socket(address, false)?;
+    probe.listen(1)?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    let sockets = (0..workers)
+        .map(|_| {
+            let socket = tcp_socket(address, true)?;
+            socket.listen(BACKLOG)?;
+            Ok(ListenSocket::Tcp(socket.into()))
+        })
+        .collect::<io::Result<_>>()?;
+    Ok(Bound { address: BindAddress::Tcp(address), sockets })
+}
+
+fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    // Accepted sockets inherit these.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL),
+    )?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        // A socket file that nobody listens on was left behind by a process that was killed.
+        let is_stale = error.kind() == io::ErrorKind::AddrInUse
+            && std::os::unix::net::UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if !is_stale {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    socket.listen(BACKLOG)?;
+    // One queue for all workers: unix sockets know no SO_REUSEPORT.
+    let sockets = (0..workers)
+        .map(|_| Ok(ListenSocket::Unix(socket.try_clone()?.into())))
+        .collect::<io::Result<_>>()?;
+    Ok(Bound { address: BindAddress::Unix(path.to_owned()), sockets })
+}
+
+/// Makes the kernel drop new connection attempts (which clients repeat) while handshakes that
+/// have begun end and the queue is emptied. Closing the socket resets whatever is in its queue.
+pub fn turn_away_newcomers(socket: &socket2::SockRef<'_>) -> io::Result<()> {
+    // The TCP flags are at offset 13; a segment with SYN and without ACK is a newcomer.
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN_AND_ACK: u32 = 0x12;
+    const SYN: u32 = 0x02;
+    const KEEP_ALL: u32 = u32::MAX;
+    let load_flags = SockFilter::new(
+        (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16,
+        0,
+        0,
+        FLAGS_OFFSET,
+    );
+    let mask =
+        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN_AND_ACK);
+    let is_syn =
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN);
+    let drop = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    let keep = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, KEEP_ALL);
+    socket.attach_filter(&[load_flags, mask, is_syn, drop, keep])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any_port() -> BindAddress {
+        BindAddress::Tcp(([127, 0, 0, 1], 0).into())
+    }
+
+    #[test]
+    fn every_worker_gets_a_socket_on_the_same_port() {
+        let bound = bind(&any_port(), 3).expect("a free port");
+        let ports: Vec<u16> = bound
+            .sockets
+            .iter()
+            .map(|socket| match socket {
+                ListenSocket::Tcp(socket) => socket.local_addr().expect("bound").port(),
+                ListenSocket::Unix(_) => 0,
+            })
+            .collect();
+        assert_eq!(ports.len(), 3);
+        assert!(ports.iter().all(|port| *port == ports[0] && *port != 0));
+    }
+
+    #[test]
+    fn a_port_that_is_shared_by_another_set_of_sockets_is_refused_by_name() {
+        let first = bind(&any_port(), 2).expect("a free port");
+        let error = bind(&first.address, 2).expect_err("the port is taken");
+        assert_eq!(error.to_string(), format!("{} is in use by another process", first.address));
+    }
+
+    #[test]
+    fn a_socket_file_left_behind_is_replaced_and_a_live_one_is_not() {
+        let path = std::env::temp_dir().join(format!("headwater-bind-{}", std::process::id()));
+        let address = BindAddress::Unix(path.clone());
+        let first = bind(&address, 1).expect("a new socket");
+        assert!(bind(&address, 1).is_err());
+        drop(first);
+        assert!(bind(&address, 1).is_ok());
+        let _ = std::fs::remove_file(path);
+    }
+
+    #[test]
+    fn newcomers_are_turned_away_without_a_reset() {
+        let bound = bind(&any_port(), 1).expect("a free port");
+        let (ListenSocket::Tcp(socket), BindAddress::Tcp(address)) =
+            (&bound.sockets[0], &bound.address)
+        else {
+            unreachable!("a TCP address")
+        };
+        turn_away_newcomers(&socket.into()).expect("the kernel takes the filter");
+        let attempt =
+            std::net::TcpStream::connect_timeout(address, Duration::from_millis(100));
+        assert_eq!(attempt.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
+    }
+}

@@ -1,0 +1,217 @@
+//! One accepted connection: TLS, HTTP, and its proper end.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::io::{ClientIo, Transport};
+use super::socket::{Socket, Stream};
+use super::stream::StreamExecutor;
+use crate::proxy::client::{ClientConnection, Peer, Protocol};
+use crate::proxy::local::Local;
+use crate::proxy::{self, run_tunnel};
+use crate::snapshot::Listener;
+use crate::snapshot::stats::{HandshakeResult, ParseError};
+use crate::tls::ALPN_H2;
+
+/// Send buffer of one HTTP/2 stream, in bytes.
+const STREAM_BUFFER_BYTES: usize = 64 << 10;
+/// Receive windows of HTTP/2, in bytes. h2 derives its budget for small frames from the second.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Room that hyper's parser has above our own limits, which are applied before it.
+const PARSER_SLACK_BYTES: usize = 8 << 10;
+/// How long a connection whose client still sends is read before it is closed, and how much.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Fields above which hyper needs to be told.
+const HYPER_HEADERS_DEFAULT: usize = 100;
+
+/// Keeps a worker's connections known, so that a drain can tell them.
+pub(crate) trait Register {
+    type Registered;
+    fn register(&self, connection: &Rc<ClientConnection>) -> Self::Registered;
+}
+
+/// Serves an accepted socket to its end.
+pub(crate) async fn serve(
+    local: Rc<Local>,
+    listener: Arc<Listener>,
+    stream: Stream,
+    peer: Peer,
+    register: &impl Register,
+) {
+    let socket = Socket::new(stream, listener.spec.timeouts.write);
+    let (transport, protocol, sni) = match &listener.tls {
+        None => {
+            let protocol = if listener.spec.protocols.h1 { Protocol::H1 } else { Protocol::H2 };
+            (Transport::Plain(socket), protocol, None)
+        }
+        Some(tls) => {
+            let config = tls.state.config.clone();
+            match handshake(&listener, config, socket).await {
+                Some(accepted) => accepted,
+                None => return,
+            }
+        }
+    };
+    let is_tls = matches!(transport, Transport::Tls(_));
+    let connection = Rc::new(ClientConnection::new(listener, peer, protocol, is_tls, sni));
+    let _registered = register.register(&connection);
+    let io = ClientIo::new(transport, connection.clone());
+    match protocol {
+        Protocol::H1 => serve_h1(local, connection, io).await,
+        Protocol::H2 => serve_h2(local, connection, io).await,
+    }
+}
+
+/// Finishes the TLS handshake in time, or counts why not.
+async fn handshake(
+    listener: &Listener,
+    config: Arc<rustls::ServerConfig>,
+    socket: Socket,
+) -> Option<(Transport, Protocol, Option<Box<str>>)> {
+    let started = Instant::now();
+    let accepting = TlsAcceptor::from(config).accept(socket);
+    let result = timeout(listener.spec.timeouts.handshake, accepting).await;
+    let outcome = match &result {
+        Err(_) => HandshakeResult::Timeout,
+        Ok(Ok(_)) => HandshakeResult::Ok,
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            HandshakeResult::Closed
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(listener = %listener.spec.name, %error, "TLS handshake failed");
+            HandshakeResult::Failed
+        }
+    };
+    listener.stats.handshakes[outcome as usize].increment();
+    let stream = result.ok()?.ok()?;
+    listener.stats.handshake.observe(started.elapsed());
+    let session = stream.get_ref().1;
+    let protocol = match session.alpn_protocol() {
+        Some(ALPN_H2) => Protocol::H2,
+        _ if listener.spec.protocols.h1 => Protocol::H1,
+        _ => Protocol::H2,
+    };
+    let sni = session.server_name().map(Box::from);
+    Some((Transport::Tls(Box::new(stream)), protocol, sni))
+}
+
+async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+    let limits = &connection.listener.spec.limits;
+    let mut builder = http1::Builder::new();
+    let head_bytes = limits.uri_bytes_max + limits.header_bytes_max + PARSER_SLACK_BYTES;
+    builder.max_header_size(head_bytes).max_buf_size(head_bytes.max(64 << 10));
+    if limits.headers_max > HYPER_HEADERS_DEFAULT {
+        builder.max_headers(limits.headers_max);
+    }
+    let service = {
+        let (local, connection) = (local.clone(), connection.clone());
+        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
+    };
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
+    let result = poll_fn(|cx| {
+        connection.register(cx.waker());
+        http.poll_without_shutdown(cx)
+    })
+    .await;
+    if let Err(error) = &result {
+        note_error(&connection, error);
+    }
+    let parts = http.into_parts();
+    let io = parts.io.into_inner();
+    match connection.take_tunnel() {
+        Some(tunnel) => run_tunnel(io.into_tunnel(), parts.read_buf, tunnel).await,
+        None => close(io).await,
+    }
+}
+
+/// Ends the connection so that the last answer arrives: what the client still sends is read for a
+/// while, because the kernel answers unread bytes with a reset.
+async fn close(mut io: ClientIo) {
+    let linger = io.may_have_unread_input();
+    if timeout(LINGER, io.shutdown()).await.is_err() || !linger {
+        return;
+    }
+    let mut io = io.into_tunnel();
+    let drain = async {
+        let mut buffer = vec![0; 16 << 10];
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(read) = io.read(&mut buffer).await {
+            if read == 0 || read >= left {
+                break;
+            }
+            left -= read;
+        }
+    };
+    let _ = timeout(LINGER, drain).await;
+}
+
+async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+    let spec = &connection.listener.spec;
+    let executor =
+        StreamExecutor { local: local.clone(), write_timeout: spec.timeouts.write };
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(spec.limits.streams_max)
+        .max_send_buf_size(STREAM_BUFFER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(u32::try_from(spec.limits.header_bytes_max).unwrap_or(u32::MAX));
+    let service = {
+        let (local, connection) = (local.clone(), connection.clone());
+        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
+    };
+    let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut leaving = false;
+    let goodbye = spec.timeouts.write;
+    let mut deadline = None;
+    let result = poll_fn(|cx| {
+        connection.register(cx.waker());
+        if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
+            leaving = true;
+            // GOAWAY in two steps; what is open goes on.
+            http.as_mut().graceful_shutdown();
+            if connection.is_expired() {
+                deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
+            }
+        }
+        if let Poll::Ready(result) = http.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        if !leaving && connection.is_expired() {
+            cx.waker().wake_by_ref();
+        }
+        // A client that was idle and does not answer the goodbye is cut.
+        let Some(deadline) = &mut deadline else { return Poll::Pending };
+        deadline.as_mut().poll(cx).map(|()| None)
+    })
+    .await;
+    if let Some(Err(error)) = &result {
+        note_error(&connection, error);
+    }
+}
+
+/// Counts what hyper's parsers refused.
+fn note_error(connection: &ClientConnection, error: &hyper::Error) {
+    tracing::debug!(listener = %connection.listener.spec.name, %error, "connection ended");
+    if error.is_parse_too_large() {
+        connection.count_parse_error(ParseError::HeadTooLarge);
+    } else if error.is_parse() {
+        connection.count_parse_error(ParseError::Malformed);
+    }
+}

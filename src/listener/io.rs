@@ -1,0 +1,344 @@
+//! A client's byte stream as hyper reads and writes it, with the timeouts and limits that hyper
+//! does not have.
+//!
+//! Above TLS, where heads can be seen: what a read waits for decides how long it may wait. A head
+//! that is late or too large is answered here, because no request comes of it. Stalled readers
+//! are noticed below TLS, in [`Socket`].
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+use super::frames::FrameScanner;
+use super::head::{HeadLimits, HeadScanner, Oversize, Waiting};
+use super::socket::Socket;
+use crate::proxy::client::{ClientConnection, Protocol};
+use crate::snapshot::stats::ParseError;
+use crate::timer::LazyTimer;
+
+/// How long an idle HTTP/1.1 connection stays open for one more request while we drain.
+const DRAIN_IDLE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    pub(crate) fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    transport: Transport,
+    connection: Rc<ClientConnection>,
+    scanner: Scanner,
+    timer: LazyTimer,
+    /// When the first byte of the current head came.
+    head_since: Option<Instant>,
+    /// When the last byte came.
+    read_at: Instant,
+    state: State,
+}
+
+#[derive(Debug)]
+enum Scanner {
+    H1(HeadScanner),
+    H2(FrameScanner),
+    /// After an upgrade.
+    None,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// Nothing more is read; this is written as soon as hyper has nothing to write.
+    Refusing { answer: &'static [u8], written: usize },
+    /// hyper is told that the client has closed.
+    Closed,
+}
+
+/// Why no further byte is waited for.
+#[derive(Debug, Clone, Copy)]
+enum Expiry {
+    /// A head that began is late: 408.
+    Head,
+    /// Nothing came: no answer is owed.
+    Silent,
+}
+
+const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\ncache-control: no-store\r\n\r\n";
+const URI_TOO_LONG: &[u8] = b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\ncache-control: no-store\r\n\r\n";
+const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ncache-control: no-store\r\n\r\n";
+
+impl ClientIo {
+    pub(crate) fn new(transport: Transport, connection: Rc<ClientConnection>) -> Self {
+        let limits = &connection.listener.spec.limits;
+        let scanner = match connection.protocol {
+            Protocol::H1 => Scanner::H1(HeadScanner::new(HeadLimits {
+                uri_bytes_max: limits.uri_bytes_max,
+                header_bytes_max: limits.header_bytes_max,
+                headers_max: limits.headers_max,
+            })),
+            Protocol::H2 => Scanner::H2(FrameScanner::new()),
+        };
+        Self {
+            transport,
+            scanner,
+            timer: LazyTimer::default(),
+            head_since: None,
+            read_at: connection.opened,
+            state: State::Open,
+            connection,
+        }
+    }
+
+    /// From now on bytes pass without a look and without a deadline.
+    pub(crate) fn into_tunnel(mut self) -> Self {
+        self.scanner = Scanner::None;
+        self.state = State::Open;
+        self
+    }
+
+    /// Whether the client may have sent something that was not read: closing now would reset the
+    /// connection and could destroy the answer on its way.
+    pub(crate) fn may_have_unread_input(&self) -> bool {
+        let between_messages = match &self.scanner {
+            Scanner::H1(scanner) => scanner.waiting() == Waiting::Message,
+            Scanner::H2(_) | Scanner::None => true,
+        };
+        !between_messages || !matches!(self.state, State::Open) || self.transport.socket().has_input()
+    }
+
+    /// Looks at bytes that were read.
+    fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<(), Oversize> {
+        self.read_at = now;
+        match &mut self.scanner {
+            Scanner::H1(scanner) => {
+                let result = scanner.feed(bytes);
+                self.connection.set_violation(scanner.violation());
+                self.head_since = match scanner.waiting() {
+                    Waiting::Head => self.head_since.or(Some(now)),
+                    _ => None,
+                };
+                result
+            }
+            Scanner::H2(scanner) => {
+                scanner.feed(bytes);
+                self.head_since = match scanner.is_in_head() {
+                    true => self.head_since.or(Some(now)),
+                    false => None,
+                };
+                Ok(())
+            }
+            Scanner::None => Ok(()),
+        }
+    }
+
+    /// How long the next byte may take, and what its absence means.
+    fn deadline(&self) -> Option<(Instant, Expiry)> {
+        let timeouts = &self.connection.listener.spec.timeouts;
+        if let Some(since) = self.head_since {
+            return Some((since + timeouts.header, Expiry::Head));
+        }
+        match &self.scanner {
+            Scanner::H1(scanner) => match scanner.waiting() {
+                _ if self.connection.is_active() => return None,
+                // What is left of a body that nobody reads any more.
+                Waiting::Body => return Some((self.read_at + timeouts.body, Expiry::Silent)),
+                Waiting::Message | Waiting::Head | Waiting::Opaque => {}
+            },
+            Scanner::H2(_) if self.connection.is_active() => return None,
+            Scanner::H2(_) => {}
+            Scanner::None => return None,
+        }
+        if self.connection.requests() == 0 {
+            return Some((self.connection.opened + timeouts.header, Expiry::Silent));
+        }
+        let idle = self.connection.idle_since() + timeouts.idle;
+        let drained = match self.connection.protocol {
+            Protocol::H1 => self.connection.draining_since().map(|since| since + DRAIN_IDLE),
+            Protocol::H2 => None,
+        };
+        Some((drained.map_or(idle, |drained| drained.min(idle)), Expiry::Silent))
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Expiry> {
+        let Some((deadline, expiry)) = self.deadline() else { return Poll::Pending };
+        let now = Instant::now();
+        ready!(self.timer.poll_until(deadline, now, cx));
+        if matches!(expiry, Expiry::Silent) && self.transport.socket().has_input() {
+            // A request has just come; the runtime will tell.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(expiry)
+    }
+
+    fn refuse(&mut self, answer: &'static [u8], error: ParseError) {
+        self.connection.count_parse_error(error);
+        self.state = match self.connection.protocol {
+            Protocol::H1 => State::Refusing { answer, written: 0 },
+            Protocol::H2 => State::Closed,
+        };
+    }
+
+    /// Writes a refusal once all answers before it are out.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Refusing { answer, mut written } = self.state else { return Poll::Ready(()) };
+        if self.connection.is_active() || self.transport.socket().is_write_blocked() {
+            // hyper asks again when its own answer is through.
+            return Poll::Pending;
+        }
+        while written < answer.len() {
+            match ready!(Pin::new(&mut self.transport).poll_write(cx, &answer[written..])) {
+                Ok(more) if more > 0 => {
+                    written += more;
+                    self.state = State::Refusing { answer, written };
+                }
+                _ => break,
+            }
+        }
+        let _ = ready!(Pin::new(&mut self.transport).poll_flush(cx));
+        self.state = State::Closed;
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Refusing { .. } => ready!(this.poll_refusal(cx)),
+                State::Open => {
+                    let before = buf.filled().len();
+                    match Pin::new(&mut this.transport).poll_read(cx, buf) {
+                        Poll::Ready(Ok(())) => {
+                            let Some(bytes) = buf.filled().get(before..) else {
+                                return Poll::Ready(Ok(()));
+                            };
+                            let (answer, error) = match this.scan(bytes, Instant::now()) {
+                                Ok(()) => return Poll::Ready(Ok(())),
+                                Err(Oversize::Uri) => (URI_TOO_LONG, ParseError::UriTooLong),
+                                Err(Oversize::Head) => (HEAD_TOO_LARGE, ParseError::HeadTooLarge),
+                            };
+                            buf.set_filled(before);
+                            this.refuse(answer, error);
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Pending => match ready!(this.poll_deadline(cx)) {
+                            Expiry::Head => this.refuse(TIMEOUT, ParseError::HeadTimeout),
+                            Expiry::Silent if this.connection.protocol == Protocol::H2 => {
+                                // Its driver says goodbye first.
+                                this.connection.expire();
+                                return Poll::Pending;
+                            }
+                            Expiry::Silent => this.state = State::Closed,
+                        },
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}
+
+/// Calls the same method on whichever transport it is.
+macro_rules! on_transport {
+    ($transport:expr, $stream:ident => $call:expr) => {
+        match $transport.get_mut() {
+            Transport::Plain($stream) => $call,
+            Transport::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_transport!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        on_transport!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_transport!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

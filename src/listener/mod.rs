@@ -1,0 +1,16 @@
+//! Client connections: binding, accepting, TLS, HTTP/1.1 and HTTP/2, timeouts, proper ends.
+//!
+//! hyper parses and frames; everything that it leaves to its user happens in the I/O that it is
+//! given (`io`, `socket`) and in the executor of its HTTP/2 streams (`stream`). Deliberately
+//! absent: what a request means (`proxy`).
+
+mod accept;
+pub mod bind;
+mod connection;
+mod frames;
+mod head;
+mod io;
+mod socket;
+mod stream;
+
+pub use accept::{Accepting, Registry, accept};

@@ -1,0 +1,69 @@
+//! The executor of HTTP/2 streams, which gives up on the stream whose reader has stalled.
+//!
+//! A client that closes the window of one stream stops hyper from asking that stream's body for
+//! more; no timer of the body would ever run. But every stream is a task, and a task that waits
+//! though its body has just given a part waits for the reader. If that lasts for
+//! `timeouts.write`, the task is dropped, which resets the stream and nothing else.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::proxy::local::{Local, StreamEvent};
+use crate::timer::LazyTimer;
+
+/// Runs the streams of one worker's connections.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamExecutor {
+    pub(crate) local: Rc<Local>,
+    pub(crate) write_timeout: Duration,
+}
+
+impl<F> hyper::rt::Executor<F> for StreamExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, stream: F) {
+        let task = StreamTask {
+            stream: Box::pin(stream),
+            local: self.local.clone(),
+            write_timeout: self.write_timeout,
+            blocked_since: None,
+            timer: LazyTimer::default(),
+        };
+        self.local.tasks.spawn("http/2 stream", task);
+    }
+}
+
+struct StreamTask<F> {
+    stream: Pin<Box<F>>,
+    local: Rc<Local>,
+    write_timeout: Duration,
+    /// Since when the reader has taken nothing.
+    blocked_since: Option<Instant>,
+    timer: LazyTimer,
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.local.take_stream_event();
+        if this.stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.local.take_stream_event() {
+            Some(StreamEvent::Part) => this.blocked_since = Some(Instant::now()),
+            Some(StreamEvent::Nothing) => this.blocked_since = None,
+            // It was woken for something else.
+            None => {}
+        }
+        let Some(since) = this.blocked_since else { return Poll::Pending };
+        this.timer.poll_until(since + this.write_timeout, Instant::now(), cx)
+    }
+}

@@ -1,0 +1,178 @@
+//! One data-plane thread: its runtime, its sockets, its upstream connections.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use crate::listener::{Accepting, Registry, accept};
+use crate::metrics;
+use crate::proxy::AccessLog;
+use crate::proxy::local::Local;
+use crate::shutdown::{Phase, Stop, Tasks};
+use crate::snapshot::Snapshot;
+use crate::upstream::Reclaim;
+
+/// Sockets that may wait to be taken over by a worker.
+const SOCKETS_QUEUED: usize = 1024;
+/// Requests to close a resting connection that may wait.
+const RECLAIMS_QUEUED: usize = 256;
+/// How long log lines gather before they are handed on.
+const LOG_INTERVAL: Duration = Duration::from_millis(100);
+/// How often resting upstream connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A worker as the control plane sees it.
+#[derive(Debug)]
+pub struct Worker {
+    sockets: mpsc::Sender<Accepting>,
+    thread: JoinHandle<usize>,
+}
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Seed {
+    pub published: Arc<ArcSwap<Snapshot>>,
+    pub log: AccessLog,
+    pub stop: Stop,
+}
+
+/// Starts a worker for each seed.
+pub fn start(seeds: Vec<Seed>) -> io::Result<Vec<Worker>> {
+    let (mailboxes, reclaims): (Vec<_>, Vec<_>) =
+        seeds.iter().map(|_| mpsc::channel(RECLAIMS_QUEUED)).unzip();
+    let reclaim = Reclaim::new(mailboxes);
+    seeds
+        .into_iter()
+        .zip(reclaims)
+        .enumerate()
+        .map(|(index, (seed, reclaims))| {
+            let (sockets, queue) = mpsc::channel(SOCKETS_QUEUED);
+            let reclaim = reclaim.clone();
+            let thread =
+                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    metrics::set_shard(index + 1);
+                    run(seed, queue, reclaims, reclaim)
+                })?;
+            Ok(Worker { sockets, thread })
+        })
+        .collect()
+}
+
+impl Worker {
+    /// Gives the worker a socket to accept on.
+    pub async fn take(&self, accepting: Accepting) {
+        if self.sockets.send(accepting).await.is_err() {
+            tracing::error!("a worker has ended and takes no socket");
+        }
+    }
+
+    /// Waits for the thread; how many requests it cut off.
+    pub fn join(self) -> usize {
+        self.thread.join().unwrap_or_else(|_| {
+            tracing::error!("a worker panicked");
+            1
+        })
+    }
+}
+
+fn run(
+    seed: Seed,
+    sockets: mpsc::Receiver<Accepting>,
+    reclaims: mpsc::Receiver<u64>,
+    reclaim: Reclaim,
+) -> usize {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker has no runtime");
+            return 0;
+        }
+    };
+    let tasks = Tasks::default();
+    let local = Rc::new(Local::new(seed.published, reclaim, seed.log, tasks.clone()));
+    let cut = runtime.block_on(work(local.clone(), tasks, sockets, reclaims, seed.stop));
+    // Everything that still runs is dropped with the runtime, its log lines included.
+    drop(runtime);
+    local.log.flush();
+    cut
+}
+
+/// Runs until the stop; how many requests were cut off by its deadline.
+async fn work(
+    local: Rc<Local>,
+    tasks: Tasks,
+    mut sockets: mpsc::Receiver<Accepting>,
+    reclaims: mpsc::Receiver<u64>,
+    mut stop: Stop,
+) -> usize {
+    let registry = Rc::new(Registry::default());
+    let accepting = Tasks::default();
+    let housekeeping = Tasks::default();
+    housekeeping.spawn("log", hand_on_log_lines(local.clone()));
+    housekeeping.spawn("sweep", sweep(local.clone()));
+    housekeeping.spawn("reclaim", close_on_request(local.clone(), reclaims));
+    let mut stops = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.reached(Phase::Draining) => break,
+            socket = sockets.recv() => match socket {
+                Some(socket) => {
+                    stops.retain(|stop: &tokio_util::sync::CancellationToken| !stop.is_cancelled());
+                    stops.push(socket.stop.clone());
+                    let serve = accept(local.clone(), socket, registry.clone(), tasks.clone());
+                    accepting.spawn("accept", serve);
+                }
+                None => stop.reached(Phase::Draining).await,
+            },
+        }
+    }
+    registry.drain();
+    for stop in stops {
+        stop.cancel();
+    }
+    let ended = async {
+        accepting.ended(Duration::MAX).await;
+        tasks.ended(Duration::MAX).await
+    };
+    tokio::select! {
+        _ = ended => 0,
+        () = stop.reached(Phase::Aborting) => registry.active(),
+    }
+}
+
+async fn hand_on_log_lines(local: Rc<Local>) {
+    let mut tick = tokio::time::interval(LOG_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        local.log.flush();
+    }
+}
+
+async fn sweep(local: Rc<Local>) {
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // Taking the snapshot also lets go of the one before, on a worker without requests.
+        let snapshot = local.snapshot();
+        if !local.connections.is_empty() {
+            let known = snapshot.endpoint_ids();
+            local.connections.sweep(|id| known.contains(&id));
+        }
+    }
+}
+
+async fn close_on_request(local: Rc<Local>, mut reclaims: mpsc::Receiver<u64>) {
+    while let Some(endpoint_id) = reclaims.recv().await {
+        local.connections.close_one(endpoint_id);
+    }
+}
