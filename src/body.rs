@@ -61,11 +61,7 @@ impl Body {
             [] => Self::Empty,
             // The piece counts its own readers; no need to share more than that.
             [only] => Self::Full(only.clone()),
-            _ => Self::Chunks(Chunks {
-                stored: stored.clone(),
-                next: 0,
-                bytes_left: stored.bytes,
-            }),
+            _ => Self::Chunks(Chunks { stored: stored.clone(), next: 0, bytes_left: stored.bytes }),
         }
     }
 }

@@ -35,7 +35,9 @@ pub fn run(path: &Path) -> i32 {
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
     let log = LogWriter::start(&config.log.access.to).unwrap();
     let shutdown = Shutdown::default();
-    let seeds = (0..workers).map(|_| Seed { published: published.clone(), log: log.handle(), stop: shutdown.stop() }).collect();
+    let seeds = (0..workers)
+        .map(|_| Seed { published: published.clone(), log: log.handle(), stop: shutdown.stop() })
+        .collect();
     let handles = worker::start(seeds).unwrap();
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     rt.block_on(async {
@@ -45,11 +47,13 @@ pub fn run(path: &Path) -> i32 {
                 eprintln!("listening {}", bound.address);
                 let stop = CancellationToken::new();
                 for (w, s) in handles.iter().zip(bound.sockets) {
-                    w.take(Accepting { socket: s, listener: l.name.clone(), stop: stop.clone() }).await;
+                    w.take(Accepting { socket: s, listener: l.name.clone(), stop: stop.clone() })
+                        .await;
                 }
             }
         }
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let mut term =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
         term.recv().await;
     });
     shutdown.enter(Phase::Draining);

@@ -18,6 +18,17 @@ pub enum Phase {
     Aborting,
 }
 
+impl Phase {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+            Self::Aborting => "aborting",
+        }
+    }
+}
+
 /// The stop as its initiator sees it.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Sender<Phase>);

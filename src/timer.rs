@@ -2,10 +2,15 @@
 //!
 //! Moving a tokio timer costs a lock and a walk of its wheel. Deadlines of a busy connection move
 //! with every request, nearly always to later; so the timer is left where it is and looks, when it
-//! fires, whether the deadline has moved on.
+//! fires, whether the deadline has moved on. A timer that is no longer needed is left armed for
+//! the same reason: one that fires for nothing wakes its task once.
 
+use std::cell::Cell;
+use std::fmt;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -46,6 +51,52 @@ impl LazyTimer {
     }
 }
 
+/// Where a task keeps a timer between the requests that need one.
+#[derive(Clone, Default)]
+pub struct TimerSlot(Rc<Cell<Option<LazyTimer>>>);
+
+impl fmt::Debug for TimerSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TimerSlot")
+    }
+}
+
+/// A timer on loan from its slot.
+#[derive(Debug, Default)]
+pub struct SlotTimer {
+    timer: LazyTimer,
+    slot: Option<TimerSlot>,
+}
+
+impl TimerSlot {
+    /// The timer of the slot, which must belong to the task that will poll it.
+    pub fn take(&self) -> SlotTimer {
+        SlotTimer { timer: self.0.take().unwrap_or_default(), slot: Some(self.clone()) }
+    }
+}
+
+impl Deref for SlotTimer {
+    type Target = LazyTimer;
+
+    fn deref(&self) -> &LazyTimer {
+        &self.timer
+    }
+}
+
+impl DerefMut for SlotTimer {
+    fn deref_mut(&mut self) -> &mut LazyTimer {
+        &mut self.timer
+    }
+}
+
+impl Drop for SlotTimer {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.slot {
+            slot.0.set(Some(std::mem::take(&mut self.timer)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -83,5 +134,18 @@ mod tests {
         .await;
         poll_fn(|cx| timer.poll_until(start + Duration::from_secs(2), Instant::now(), cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_goes_back_to_its_slot_and_serves_the_next_request() {
+        let slot = TimerSlot::default();
+        let start = Instant::now();
+        for seconds in 1..=3 {
+            let mut timer = slot.take();
+            let deadline = start + Duration::from_secs(seconds);
+            poll_fn(|cx| timer.poll_until(deadline, Instant::now(), cx)).await;
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        assert!(slot.take().sleep.is_some());
     }
 }

@@ -88,13 +88,14 @@ fn run(
     reclaims: mpsc::Receiver<u64>,
     reclaim: Reclaim,
 ) -> usize {
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "a worker has no runtime");
-            return 0;
-        }
-    };
+    let runtime =
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "a worker has no runtime");
+                return 0;
+            }
+        };
     let tasks = Tasks::default();
     let local = Rc::new(Local::new(seed.published, reclaim, seed.log, tasks.clone()));
     let cut = runtime.block_on(work(local.clone(), tasks, sockets, reclaims, seed.stop));

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::StatusCode;
 
 use super::budget::Budget;
@@ -127,8 +127,18 @@ impl Pool {
         self.health.as_ref()
     }
 
-    pub fn candidates(&self) -> Arc<Candidates> {
-        self.candidates.load_full()
+    pub fn candidates(&self, now: Instant) -> Arc<Candidates> {
+        Guard::into_inner(self.current(now))
+    }
+
+    /// The candidates, worked out again if time alone has changed them.
+    fn current(&self, now: Instant) -> Guard<Arc<Candidates>> {
+        let candidates = self.candidates.load();
+        if candidates.valid_until.is_none_or(|until| now < until) {
+            return candidates;
+        }
+        self.refresh(now);
+        self.candidates.load()
     }
 
     pub fn queue_len(&self) -> usize {
@@ -138,11 +148,7 @@ impl Pool {
     /// Leases an endpoint that is not among `tried` (by id), or one of them where there is no
     /// other. Never waits.
     pub fn pick(self: &Arc<Self>, rng: &Rng, now: Instant, tried: &[u64]) -> Pick {
-        let mut candidates = self.candidates.load();
-        if candidates.valid_until.is_some_and(|until| now >= until) {
-            self.refresh(now);
-            candidates = self.candidates.load();
-        }
+        let candidates = self.current(now);
         // With a prober and others to choose from, no request need be risked on a trial.
         if !candidates.trials.is_empty()
             && (self.health.is_none() || candidates.members.is_empty())
@@ -396,8 +402,8 @@ impl Pool {
     }
 
     /// Whether a request would find an endpoint now.
-    pub fn is_usable(&self) -> bool {
-        let candidates = self.candidates.load();
+    pub fn is_usable(&self, now: Instant) -> bool {
+        let candidates = self.current(now);
         !candidates.members.is_empty() || !candidates.trials.is_empty()
     }
 
@@ -591,7 +597,7 @@ mod tests {
         assert!(endpoint.standing().ejection_left(now).is_none());
         pool.responded(&endpoint, StatusCode::BAD_GATEWAY, Duration::from_millis(1), now);
         assert!(endpoint.standing().ejection_left(now).is_some());
-        assert_eq!(pool.candidates().members.len(), 1);
+        assert_eq!(pool.candidates(now).members.len(), 1);
     }
 
     #[test]

@@ -76,6 +76,17 @@ impl Availability {
     }
 }
 
+impl Verdict {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Awaited => "awaited",
+            Self::Healthy => "healthy",
+            Self::Unhealthy(_) => "unhealthy",
+        }
+    }
+}
+
 impl Standing {
     pub fn new(verdict: Verdict) -> Self {
         Self { verdict, contradictions: 0, aside: None, ejection: None, ejections: 0 }

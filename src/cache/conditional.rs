@@ -16,9 +16,8 @@ pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         };
         return request.get_all(IF_NONE_MATCH).iter().any(|list| matches_weakly(list, etag));
     }
-    let since = request.get(IF_MODIFIED_SINCE).and_then(date);
-    let modified = stored.get(LAST_MODIFIED).and_then(date);
-    matches!((since, modified), (Some(since), Some(modified)) if modified <= since)
+    let Some(since) = request.get(IF_MODIFIED_SINCE).and_then(date) else { return false };
+    stored.get(LAST_MODIFIED).and_then(date).is_some_and(|modified| modified <= since)
 }
 
 fn is_any(value: &HeaderValue) -> bool {

@@ -116,9 +116,9 @@ impl RequestControl {
             // RFC 9111 §5.4: Pragma counts only where there is no Cache-Control.
             control.no_cache = headers.get_all(PRAGMA).iter().any(|value| {
                 let value = value.as_bytes();
-                value.split(|byte| *byte == b',').any(|part| {
-                    part.trim_ascii().eq_ignore_ascii_case(b"no-cache")
-                })
+                value
+                    .split(|byte| *byte == b',')
+                    .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
             });
             return control;
         }

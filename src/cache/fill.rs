@@ -110,13 +110,7 @@ impl Lead {
         });
         let shared = Arc::new(Shared { head, length, variant });
         self.flight.settle(Outcome::Streaming(shared.clone()));
-        Ok(Fill {
-            lead: self,
-            shared,
-            charges: Some(charges),
-            chunk: BytesMut::new(),
-            received: 0,
-        })
+        Ok(Fill { lead: self, shared, charges: Some(charges), chunk: BytesMut::new(), received: 0 })
     }
 }
 
@@ -161,7 +155,9 @@ impl Fill {
         while !data.is_empty() {
             if self.chunk.capacity() == self.chunk.len() {
                 let size = left.map_or(CHUNK_BYTES, |left| {
-                    usize::try_from(left).unwrap_or(CHUNK_BYTES).clamp(data.len().min(CHUNK_BYTES), CHUNK_BYTES)
+                    usize::try_from(left)
+                        .unwrap_or(CHUNK_BYTES)
+                        .clamp(data.len().min(CHUNK_BYTES), CHUNK_BYTES)
                 });
                 if !self.charge_chunk(size as u64) {
                     return false;

@@ -141,9 +141,9 @@ impl Shared {
         request: &HeaderMap,
         hasher: &KeyHasher,
     ) -> bool {
-        self.variant.as_ref().is_some_and(|(fields, key)| {
-            fields.variant_key_owned(primary, request, hasher) != *key
-        })
+        self.variant
+            .as_ref()
+            .is_some_and(|(fields, key)| fields.variant_key_owned(primary, request, hasher) != *key)
     }
 }
 

@@ -145,8 +145,7 @@ mod tests {
         let mut twice = headers(&[(EXPIRES, "Sun, 06 Nov 1994 08:51:37 GMT")]);
         twice.append(EXPIRES, HeaderValue::from_static("Sun, 06 Nov 1994 09:51:37 GMT"));
         let received = SystemTime::UNIX_EPOCH;
-        let result =
-            lifetime(StatusCode::OK, &twice, &ResponseControl::default(), received, None);
+        let result = lifetime(StatusCode::OK, &twice, &ResponseControl::default(), received, None);
         assert_eq!(result, Some((Duration::ZERO, LifetimeSource::Expires)));
     }
 

@@ -34,6 +34,20 @@ pub struct KeyBuffer {
 #[derive(Debug, Clone, Default)]
 pub struct KeyHasher(RandomState);
 
+/// The key of a URL before what it varies on: the one order of the parts that look-ups and purges
+/// share. Host and path are in their normal forms, the query is as it was sent.
+pub fn primary<'a>(
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+    buffer: &'a mut KeyBuffer,
+    hasher: &KeyHasher,
+) -> KeyRef<'a> {
+    buffer.clear();
+    buffer.part(host.as_bytes()).part(path.as_bytes()).optional(query.map(str::as_bytes));
+    buffer.key(hasher)
+}
+
 impl KeyBuffer {
     pub fn clear(&mut self) {
         self.bytes.clear();

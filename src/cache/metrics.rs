@@ -11,8 +11,11 @@ pub(super) struct CacheStats {
 
 impl Cache {
     pub fn collect(&self, out: &mut Exposition) {
-        out.gauge("headwater_cache_bytes", "Bytes held by entries, fills, and removed entries still being sent.")
-            .series(&[], self.bytes() as f64);
+        out.gauge(
+            "headwater_cache_bytes",
+            "Bytes held by entries, fills, and removed entries still being sent.",
+        )
+        .series(&[], self.bytes() as f64);
         out.gauge("headwater_cache_bytes_max", "Bound on headwater_cache_bytes.")
             .series(&[], self.bytes_max() as f64);
         out.gauge("headwater_cache_objects", "Stored responses.")

@@ -12,6 +12,7 @@ mod entry;
 mod fill;
 mod flight;
 pub mod freshness;
+mod inspect;
 pub mod key;
 mod metrics;
 mod purge;
@@ -34,10 +35,11 @@ use http::HeaderMap;
 pub use entry::{Entry, Head};
 pub use fill::{Fill, Lead};
 pub use flight::{Flight, FlightReader, Outcome, Shared};
-pub use purge::{PathTarget, Target};
+pub use inspect::EntrySummary;
 use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};
 use metrics::CacheStats;
 use purge::PurgeLog;
+pub use purge::{PathTarget, Target};
 use store::{Slot, Store};
 use variants::{Uncacheable, Variants};
 use vary::VaryFields;
@@ -254,12 +256,7 @@ impl Cache {
     }
 
     /// Notes that a URL varies; the fields by which it does and the key of this variant.
-    fn vary(
-        &self,
-        flight: &Flight,
-        fields: &VaryFields,
-        request: &HeaderMap,
-    ) -> (VaryFields, Key) {
+    fn vary(&self, flight: &Flight, fields: &VaryFields, request: &HeaderMap) -> (VaryFields, Key) {
         let primary = flight.primary.as_ref();
         let known = match self.store.get(primary) {
             Some(Slot::Variants(known)) => Some(known),

@@ -77,7 +77,9 @@ impl Target {
         match self {
             Self::All => true,
             Self::Url(url) => equivalent::Equivalent::equivalent(&key, url),
-            Self::Path(target) => key.begins_with(&[target.host.as_bytes(), target.path.as_bytes()]),
+            Self::Path(target) => {
+                key.begins_with(&[target.host.as_bytes(), target.path.as_bytes()])
+            }
         }
     }
 }

@@ -100,15 +100,14 @@ pub fn terms(
     if headers.get_all(VARY).iter().any(|value| value.as_bytes().contains(&b'*')) {
         return Err(Refusal::VaryAny);
     }
-    let (lifetime, source) =
-        freshness::lifetime(status, headers, &control, received, route.ttl)
-            .or_else(|| {
-                // Without a lifetime a validator still makes revalidation possible, where the
-                // response asks for it.
-                (control.no_cache != Qualified::Absent)
-                    .then_some((Duration::ZERO, LifetimeSource::MaxAge))
-            })
-            .ok_or(Refusal::NoLifetime)?;
+    let (lifetime, source) = freshness::lifetime(status, headers, &control, received, route.ttl)
+        .or_else(|| {
+            // Without a lifetime a validator still makes revalidation possible, where the
+            // response asks for it.
+            (control.no_cache != Qualified::Absent)
+                .then_some((Duration::ZERO, LifetimeSource::MaxAge))
+        })
+        .ok_or(Refusal::NoLifetime)?;
     let revalidate_always = control.no_cache != Qualified::Absent;
     let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
     if (revalidate_always || lifetime.is_zero()) && !has_validator {
@@ -164,10 +163,7 @@ mod tests {
             assert!(decide(&[], status, &[control("max-age=9")], None).is_ok(), "{status}");
         }
         for status in [206, 304] {
-            assert_eq!(
-                decide(&[], status, &[control("max-age=9")], None),
-                Err(Refusal::Status)
-            );
+            assert_eq!(decide(&[], status, &[control("max-age=9")], None), Err(Refusal::Status));
         }
     }
 

@@ -232,12 +232,8 @@ impl Tier {
             .weight_capacity(capacity(bytes_max));
         #[expect(clippy::expect_used, reason = "fails only where a capacity is not set")]
         let options = options.build().expect("both capacities are set");
-        let cache = QuickCache::with_options(
-            options,
-            SlotWeight,
-            CarriedHash::default(),
-            CollectEvicted,
-        );
+        let cache =
+            QuickCache::with_options(options, SlotWeight, CarriedHash::default(), CollectEvicted);
         let count = cache.num_shards();
         let ballast_keys = (0..count).map(|shard| ballast_key(&cache, shard)).collect();
         let shard_bytes = (0..count).map(|_| AtomicU64::new(0)).collect();

@@ -67,9 +67,8 @@ fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut lines = headers.get_all(name).iter().peekable();
     lines.peek()?;
     let mut value = Vec::new();
-    let members = lines
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii);
+    let members =
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     for (index, member) in members.enumerate() {
         if index > 0 {
             value.push(b',');
@@ -101,7 +100,8 @@ mod tests {
 
     #[test]
     fn names_are_compared_without_regard_to_case_order_and_repetition() {
-        let a = VaryFields::of(&headers(&[("vary", "Accept-Language, ACCEPT"), ("vary", "accept")]));
+        let a =
+            VaryFields::of(&headers(&[("vary", "Accept-Language, ACCEPT"), ("vary", "accept")]));
         let b = VaryFields::of(&headers(&[("vary", "accept ,accept-language")]));
         assert!(a.is_some());
         assert_eq!(a, b);

@@ -221,8 +221,8 @@ fn retry(retry: &Retry) -> Value {
 fn route(route: &Route) -> Value {
     let mut described = json!({
         "name": &*route.name,
-        "hosts": route.hosts.iter().map(host).collect::<Vec<_>>(),
-        "paths": route.paths.iter().map(path).collect::<Vec<_>>(),
+        "hosts": route.hosts.iter().map(HostPattern::to_string).collect::<Vec<_>>(),
+        "paths": route.paths.iter().map(PathPattern::to_string).collect::<Vec<_>>(),
         "listeners": names(&route.listeners),
         "priority": route.priority,
         "rewrite": rewrite(&route.rewrite),
@@ -256,21 +256,6 @@ fn route(route: &Route) -> Value {
     };
     described[key] = action;
     described
-}
-
-fn host(pattern: &HostPattern) -> String {
-    match pattern {
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Wildcard(name) => format!("*.{name}"),
-    }
-}
-
-fn path(pattern: &PathPattern) -> String {
-    match pattern {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(prefix) => format!("{prefix}/*"),
-        PathPattern::Regex(regex) => format!("~{regex}"),
-    }
 }
 
 fn rewrite(rewrite: &Rewrite) -> Value {

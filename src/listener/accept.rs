@@ -17,8 +17,8 @@ use crate::config::model::Name;
 use crate::proxy::client::{ClientConnection, Peer};
 use crate::proxy::local::Local;
 use crate::shutdown::Tasks;
-use crate::snapshot::{Connected, Listener};
 use crate::snapshot::stats::Rejection;
+use crate::snapshot::{Connected, Listener};
 
 /// How long to wait when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -112,12 +112,7 @@ impl Socket {
 }
 
 /// Accepts until told to stop.
-pub async fn accept(
-    local: Rc<Local>,
-    accepting: Accepting,
-    registry: Rc<Registry>,
-    tasks: Tasks,
-) {
+pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registry>, tasks: Tasks) {
     let Accepting { socket, listener, stop } = accepting;
     let socket = match Socket::new(socket) {
         Ok(socket) => socket,

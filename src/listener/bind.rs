@@ -140,16 +140,11 @@ pub fn turn_away_newcomers(socket: &socket2::SockRef<'_>) -> io::Result<()> {
     const SYN_AND_ACK: u32 = 0x12;
     const SYN: u32 = 0x02;
     const KEEP_ALL: u32 = u32::MAX;
-    let load_flags = SockFilter::new(
-        (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16,
-        0,
-        0,
-        FLAGS_OFFSET,
-    );
+    let load_flags =
+        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, FLAGS_OFFSET);
     let mask =
         SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN_AND_ACK);
-    let is_syn =
-        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN);
+    let is_syn = SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN);
     let drop = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
     let keep = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, KEEP_ALL);
     socket.attach_filter(&[load_flags, mask, is_syn, drop, keep])
@@ -205,8 +200,7 @@ mod tests {
             unreachable!("a TCP address")
         };
         turn_away_newcomers(&socket.into()).expect("the kernel takes the filter");
-        let attempt =
-            std::net::TcpStream::connect_timeout(address, Duration::from_millis(100));
+        let attempt = std::net::TcpStream::connect_timeout(address, Duration::from_millis(100));
         assert_eq!(attempt.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
     }
 }

@@ -162,8 +162,7 @@ async fn close(mut io: ClientIo) {
 
 async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
     let spec = &connection.listener.spec;
-    let executor =
-        StreamExecutor { local: local.clone(), write_timeout: spec.timeouts.write };
+    let executor = StreamExecutor { local: local.clone(), write_timeout: spec.timeouts.write };
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())

@@ -116,12 +116,7 @@ impl HeadScanner {
         Ok(())
     }
 
-    fn skip_body<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        left: u64,
-        phase: fn(u64) -> Phase,
-    ) -> &'a [u8] {
+    fn skip_body<'a>(&mut self, bytes: &'a [u8], left: u64, phase: fn(u64) -> Phase) -> &'a [u8] {
         let take = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         let left = left - take as u64;
         self.phase = match (left, self.phase) {
@@ -315,15 +310,17 @@ mod tests {
 
     #[test]
     fn pipelined_requests_without_bodies_are_counted() {
-        let scanner = scanned(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n");
+        let scanner =
+            scanned(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(scanner.heads, 2);
         assert_eq!(scanner.waiting(), Waiting::Message);
     }
 
     #[test]
     fn a_body_of_known_length_is_skipped() {
-        let scanner =
-            scanned(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\n");
+        let scanner = scanned(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\n",
+        );
         assert_eq!(scanner.heads, 1);
         assert_eq!(scanner.waiting(), Waiting::Head);
     }
@@ -354,10 +351,7 @@ mod tests {
         ] {
             let bytes = format!("GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\n{fields}\r\n");
             let scanner = scanned(bytes.as_bytes());
-            assert_eq!(
-                scanner.violation(),
-                Some((2, "Content-Length with Transfer-Encoding"))
-            );
+            assert_eq!(scanner.violation(), Some((2, "Content-Length with Transfer-Encoding")));
         }
     }
 
@@ -367,7 +361,8 @@ mod tests {
             let bytes = format!("POST / HTTP/1.1\r\nTransfer-Encoding: {value}\r\n\r\n");
             assert!(scanned(bytes.as_bytes()).violation().is_some(), "{value}");
         }
-        let twice = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let twice =
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(scanned(twice).violation().is_some());
         let upper = b"POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n";
         assert!(scanned(upper).violation().is_none());

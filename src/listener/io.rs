@@ -65,7 +65,10 @@ enum Scanner {
 enum State {
     Open,
     /// Nothing more is read; this is written as soon as hyper has nothing to write.
-    Refusing { answer: &'static [u8], written: usize },
+    Refusing {
+        answer: &'static [u8],
+        written: usize,
+    },
     /// hyper is told that the client has closed.
     Closed,
 }
@@ -119,7 +122,9 @@ impl ClientIo {
             Scanner::H1(scanner) => scanner.waiting() == Waiting::Message,
             Scanner::H2(_) | Scanner::None => true,
         };
-        !between_messages || !matches!(self.state, State::Open) || self.transport.socket().has_input()
+        !between_messages
+            || !matches!(self.state, State::Open)
+            || self.transport.socket().has_input()
     }
 
     /// Looks at bytes that were read.

@@ -222,11 +222,12 @@ mod tests {
         line("one\n");
         log.flush();
         writer.open(target.clone());
-        std::fs::rename(&path, &moved).or_else(|_| {
-            // The thread has not come to it yet.
-            std::fs::write(&path, "").and_then(|()| std::fs::rename(&path, &moved))
-        })
-        .expect("the file exists");
+        std::fs::rename(&path, &moved)
+            .or_else(|_| {
+                // The thread has not come to it yet.
+                std::fs::write(&path, "").and_then(|()| std::fs::rename(&path, &moved))
+            })
+            .expect("the file exists");
         writer.open(target);
         line("two\n");
         log.flush();

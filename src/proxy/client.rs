@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::error::Kind;
 use crate::snapshot::Listener;
 use crate::snapshot::stats::ParseError;
+use crate::timer::TimerSlot;
 use crate::upstream::Tunnel;
 
 /// One connection; it never leaves its worker.
@@ -32,6 +33,7 @@ pub struct ClientConnection {
     idle_expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<PendingTunnel>>,
+    timers: TimerSlot,
 }
 
 /// Who is at the other end.
@@ -92,6 +94,16 @@ impl ClientConnection {
             idle_expired: Cell::new(false),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
+            timers: TimerSlot::default(),
+        }
+    }
+
+    /// Where the task that answers a request of this connection keeps its timer.
+    pub fn timers(&self) -> TimerSlot {
+        match self.protocol {
+            Protocol::H1 => self.timers.clone(),
+            // Every stream is a task of its own.
+            Protocol::H2 => TimerSlot::default(),
         }
     }
 

@@ -111,7 +111,11 @@ impl Mine {
 }
 
 /// Sends an error page.
-pub(super) fn error(mut exchange: Exchange, asked_headers: &HeaderMap, kind: Kind) -> Response<ReplyBody> {
+pub(super) fn error(
+    mut exchange: Exchange,
+    asked_headers: &HeaderMap,
+    kind: Kind,
+) -> Response<ReplyBody> {
     exchange.error = Some(kind);
     exchange.connection.count_refused(kind);
     let mut response = respond::error(kind, asked_headers, &exchange.request_id);

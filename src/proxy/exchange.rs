@@ -159,7 +159,8 @@ impl Exchange {
         let text = |value: &'_ Option<HeaderValue>| -> Option<Vec<u8>> {
             value.as_ref().map(|value| value.as_bytes().to_vec())
         };
-        let authority = logged.uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
+        let authority =
+            logged.uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
         self.local.log.write(
             &access.format,
             &Record {

@@ -26,6 +26,7 @@ use crate::cache::{Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcom
 use crate::config::model::RouteCache;
 use crate::error::{Error, Kind};
 use crate::snapshot::Backend;
+use crate::timer::TimerSlot;
 
 /// A request regroups by its variant at most this often before it goes alone.
 const REGROUPINGS_MAX: usize = 3;
@@ -88,14 +89,17 @@ pub(super) async fn fetch(
                 }
                 return begin(local, plan, outgoing, lead, trace).await;
             }
-            Join::Follow(flight) => match followed(plan, &flight, &outgoing.headers, &cache).await? {
+            Join::Follow(flight) => match followed(plan, &flight, &outgoing.headers, &cache).await?
+            {
                 Followed::Answered(fetched) => return Ok(fetched),
                 Followed::Regroup => {}
                 Followed::Alone => break,
             },
         }
     }
-    let response = forward::forward(local, &plan.backend, outgoing, plan.deadline, trace).await?;
+    let timers = TimerSlot::default();
+    let answer = forward::forward(local, &plan.backend, outgoing, plan.deadline, &timers, trace);
+    let response = answer.await?;
     Ok(Fetched::Own { response: plain(response)?, refusal: Refusal::TooLarge })
 }
 
@@ -125,15 +129,11 @@ async fn followed(
                 return Ok(Followed::Regroup);
             }
             match flight.read(shared.length) {
-                Some(reader) => {
-                    Followed::Answered(Fetched::Shared { shared, reader, led: false })
-                }
+                Some(reader) => Followed::Answered(Fetched::Shared { shared, reader, led: false }),
                 None => Followed::Alone,
             }
         }
-        Outcome::Stored(entry) => {
-            Followed::Answered(Fetched::Confirmed { entry, led: false })
-        }
+        Outcome::Stored(entry) => Followed::Answered(Fetched::Confirmed { entry, led: false }),
         Outcome::Alone(_) => Followed::Alone,
         Outcome::Failed(kind) => return Err(kind.into()),
     })
@@ -198,6 +198,7 @@ impl Fetch {
             &self.plan.backend,
             outgoing,
             self.plan.deadline,
+            &TimerSlot::default(),
             &mut trace,
         )
         .await
@@ -230,13 +231,8 @@ impl Fetch {
         }
         let facts = RequestFacts { method: &method, headers: &request };
         let status = response.status();
-        let terms = storable::terms(
-            facts,
-            status,
-            response.headers(),
-            arrival.received,
-            &self.plan.cache,
-        );
+        let terms =
+            storable::terms(facts, status, response.headers(), arrival.received, &self.plan.cache);
         match terms {
             Err(refusal) => self.hand_over(lead, response, refusal, trace),
             Ok(terms) => {
@@ -281,9 +277,7 @@ struct Arrival {
 /// Takes the conditions of the client off and puts ours on: the fetch is for everybody. Whether
 /// the origin is asked to validate.
 fn prepare(headers: &mut HeaderMap, stale: Option<&Entry>) -> bool {
-    for name in
-        [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE]
-    {
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
         headers.remove(name);
     }
     let Some(stale) = stale else { return false };
@@ -337,9 +331,10 @@ fn stored_headers(headers: &HeaderMap, length: Option<u64>) -> HeaderMap {
 /// Moves the body into the store and to its readers.
 async fn pump(mut fill: crate::cache::Fill, mut body: Body) {
     loop {
-        let frame =
-            std::future::poll_fn(|cx| http_body::Body::poll_frame(std::pin::Pin::new(&mut body), cx))
-                .await;
+        let frame = std::future::poll_fn(|cx| {
+            http_body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)
+        })
+        .await;
         match frame {
             None => return fill.finish(),
             Some(Err(error)) => {

@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::config::model::Name;
 use crate::error::{Error, Kind};
 use crate::snapshot::{Backend, BackendKind, Balanced};
-use crate::timer::LazyTimer;
+use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
     Connection, Deadlines, Keep, RequestBody, ResponseBody, SendError, Sent, Tunnel, Upload,
 };
@@ -40,7 +40,11 @@ pub(super) struct Outgoing {
 pub(super) enum Answer {
     Response(Response<Body>),
     /// The endpoint has changed its protocol.
-    Upgraded { head: Response<()>, tunnel: Tunnel, lease: Lease },
+    Upgraded {
+        head: Response<()>,
+        tunnel: Tunnel,
+        lease: Lease,
+    },
 }
 
 /// What became of a request on its way, for the log.
@@ -59,6 +63,7 @@ pub(super) async fn forward(
     backend: &Backend,
     outgoing: Outgoing,
     deadline: Option<Instant>,
+    timers: &TimerSlot,
     trace: &mut Trace,
 ) -> Result<Answer, Error> {
     trace.pool = Some(backend.spec.name.clone());
@@ -81,6 +86,7 @@ pub(super) async fn forward(
                 balanced,
                 keepalive: backend.spec.keepalive,
                 deadlines,
+                timers,
                 trace,
                 tried: Vec::new(),
                 stale: 0,
@@ -91,10 +97,7 @@ pub(super) async fn forward(
     }
 }
 
-async fn within<T>(
-    deadline: Option<Instant>,
-    work: impl Future<Output = T>,
-) -> Result<T, Error> {
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, Error> {
     match deadline {
         None => Ok(work.await),
         Some(deadline) => timeout_at(deadline, work).await.map_err(|_| Kind::Deadline.into()),
@@ -107,6 +110,8 @@ struct Tries<'a> {
     balanced: &'a Balanced,
     keepalive: Duration,
     deadlines: Deadlines,
+    /// Of the task that waits.
+    timers: &'a TimerSlot,
     trace: &'a mut Trace,
     /// Endpoints that failed, by id.
     tried: Vec<u64>,
@@ -199,7 +204,7 @@ impl Tries<'_> {
         self.trace.attempts += 1;
         let connection = self.connection(&mut lease, is_idempotent).await?;
         let was_resting = connection.is_reused();
-        let mut timer = LazyTimer::default();
+        let mut timer = self.timers.take();
         let started = Instant::now();
         let sent = connection.send(request(outgoing), &self.deadlines, &mut timer).await;
         let now = Instant::now();
@@ -265,7 +270,7 @@ impl Tries<'_> {
         lease: Lease,
         outgoing: &Outgoing,
         took: Duration,
-        timer: LazyTimer,
+        timer: SlotTimer,
     ) -> Result<Answer, Failed> {
         let now = Instant::now().into_std();
         let status = sent.response.status();
@@ -299,7 +304,7 @@ impl Tries<'_> {
         Ok(answer)
     }
 
-    fn response(&self, sent: Sent, lease: Lease, timer: LazyTimer) -> Response<Body> {
+    fn response(&self, sent: Sent, lease: Lease, timer: SlotTimer) -> Response<Body> {
         let keep = Keep {
             idle_max: self.balanced.pool.limits.idle_max,
             idle_for: self.rest_time(sent.response.headers()),
@@ -311,11 +316,7 @@ impl Tries<'_> {
         }
         let came_as = head.version;
         headers::strip_hop_by_hop(&mut head.headers);
-        headers::append_via(
-            &mut head.headers,
-            came_as,
-            &self.local.snapshot().config.cache.name,
-        );
+        headers::append_via(&mut head.headers, came_as, &self.local.snapshot().config.cache.name);
         head.version = Version::HTTP_11;
         head.extensions.clear();
         let body = self.body(incoming, sent.connection, keep, lease, timer);
@@ -328,7 +329,7 @@ impl Tries<'_> {
         connection: Box<Connection>,
         keep: Keep,
         lease: Lease,
-        timer: LazyTimer,
+        timer: SlotTimer,
     ) -> Body {
         let home = self.local.connections.clone();
         let body =

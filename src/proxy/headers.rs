@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -270,8 +271,7 @@ fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
 
 /// A new trace without a decision about sampling (W3C Trace Context, level 1).
 fn traceparent(rng: &Rng) -> HeaderValue {
-    let text =
-        format!("00-{:016x}{:016x}-{:016x}-00", rng.next(), rng.next(), rng.next().max(1));
+    let text = format!("00-{:016x}{:016x}-{:016x}-00", rng.next(), rng.next(), rng.next().max(1));
     HeaderValue::from_maybe_shared(Bytes::from(text))
         .unwrap_or_else(|_| HeaderValue::from_static(""))
 }

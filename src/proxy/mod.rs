@@ -31,7 +31,7 @@ use hyper::body::Incoming;
 
 use crate::body::Body;
 use crate::cache::control::RequestControl;
-use crate::cache::key::Key;
+use crate::cache::key::{self, Key};
 use crate::cache::status::{CacheStatus, FieldKind};
 use crate::cache::{Entry, Lookup};
 use crate::error::Kind;
@@ -180,11 +180,7 @@ fn caching(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
 fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_>) -> Found {
     let cache = &exchange.snapshot.cache;
     let mut key = local.key.borrow_mut();
-    key.clear();
-    key.part(target.host.as_bytes())
-        .part(target.path.as_bytes())
-        .optional(target.query.map(str::as_bytes));
-    let key = key.key(cache.hasher());
+    let key = key::primary(&target.host, &target.path, target.query, &mut key, cache.hasher());
     let mut variant = local.variant_key.borrow_mut();
     let now = std::time::Instant::now();
     let found = cache.lookup(key, || outgoing::fields(exchange, parts, target), &mut variant, now);
@@ -223,14 +219,18 @@ fn hit(mut exchange: Exchange, asked: &Asked<'_>, entry: &Arc<Entry>) -> Respons
 }
 
 /// Answers a request that has to wait for a backend.
-async fn serve(mut exchange: Exchange, parts: Parts, body: Incoming, job: Job) -> Response<ReplyBody> {
+async fn serve(
+    mut exchange: Exchange,
+    parts: Parts,
+    body: Incoming,
+    job: Job,
+) -> Response<ReplyBody> {
     let Job { target, backend, index, caching } = job;
     let target = target.as_target();
     let asked = Asked { method: &parts.method, headers: &parts.headers, target: &target };
     let snapshot = exchange.snapshot.clone();
     let route = &snapshot.routes[index];
-    let deadline =
-        route.spec.timeout.map(|timeout| exchange.started + timeout);
+    let deadline = route.spec.timeout.map(|timeout| exchange.started + timeout);
     let outgoing = match outgoing::outgoing(&mut exchange, &parts, body, &target, route) {
         Ok(outgoing) => outgoing,
         Err(kind) => return deliver::error(exchange, &parts.headers, kind),
@@ -263,7 +263,10 @@ async fn serve(mut exchange: Exchange, parts: Parts, body: Incoming, job: Job) -
                 Err(error) => failed(exchange, &asked, &error),
             };
         }
-        _ => forward::forward(&local, &backend, outgoing, deadline, &mut trace).await,
+        _ => {
+            let timers = exchange.connection.timers();
+            forward::forward(&local, &backend, outgoing, deadline, &timers, &mut trace).await
+        }
     };
     exchange.follow(trace);
     let told = told(&mut exchange, &caching);
@@ -322,8 +325,7 @@ fn fetched_answer(
         }
         Fetched::Own { response, refusal } => {
             exchange.cache = Some(CacheStatus::Uncacheable);
-            let told =
-                Told { kind: miss(false), ttl: None, detail: Some(refusal.as_str()) };
+            let told = Told { kind: miss(false), ttl: None, detail: Some(refusal.as_str()) };
             from_backend(exchange, asked, response, Some(told))
         }
     }
@@ -355,7 +357,11 @@ fn from_backend(
     deliver::response(exchange, asked, response, told)
 }
 
-fn failed(exchange: Exchange, asked: &Asked<'_>, error: &crate::error::Error) -> Response<ReplyBody> {
+fn failed(
+    exchange: Exchange,
+    asked: &Asked<'_>,
+    error: &crate::error::Error,
+) -> Response<ReplyBody> {
     tracing::debug!(
         %error,
         request_id = ?exchange.request_id,

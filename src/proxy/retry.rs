@@ -115,10 +115,7 @@ mod tests {
         assert_eq!(verdict(Failure::Connect, &post), Verdict::Again(RetryReason::Connect));
         assert_eq!(verdict(Failure::Unwritten, &post), Verdict::Again(RetryReason::NeverWritten));
         assert_eq!(verdict(Failure::Reset, &post), Verdict::GiveUp);
-        assert_eq!(
-            verdict(Failure::Status(StatusCode::BAD_GATEWAY), &post),
-            Verdict::GiveUp
-        );
+        assert_eq!(verdict(Failure::Status(StatusCode::BAD_GATEWAY), &post), Verdict::GiveUp);
     }
 
     #[test]

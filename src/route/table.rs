@@ -199,27 +199,14 @@ impl Ties {
 }
 
 fn meeting_place(host: HostKey<'_>, a: &Claim<'_>, b: &Claim<'_>) -> String {
-    let (a, b) = (PatternText(a.path), PatternText(b.path));
-    if a.0 == b.0 {
+    let (a, b) = (a.path, b.path);
+    if a == b {
         format!("both take the path {a} of {host}, with as many conditions and the same priority")
     } else {
         format!(
             "{a} and {b} are of one length and may match the same path of {host}, with as many \
              conditions and the same priority"
         )
-    }
-}
-
-/// A path pattern as the configuration spells it.
-struct PatternText<'a>(&'a PathPattern);
-
-impl fmt::Display for PatternText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            PathPattern::Exact(path) => f.write_str(path),
-            PathPattern::Prefix(prefix) => write!(f, "{prefix}/*"),
-            PathPattern::Regex(regex) => write!(f, "~{regex}"),
-        }
     }
 }
 

@@ -46,9 +46,7 @@ impl Backend {
         now: Instant,
     ) -> Result<Self, Diagnostic> {
         let kind = match &spec.source {
-            PoolSource::Files(origin) => {
-                Kind::Folder(Folder::new(origin, resources.files.clone()))
-            }
+            PoolSource::Files(origin) => Kind::Folder(Folder::new(origin, resources.files.clone())),
             PoolSource::Endpoints(endpoints) => {
                 // Connections to another TLS identity are other connections.
                 let previous = previous

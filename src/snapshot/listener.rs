@@ -89,17 +89,18 @@ fn build_tls(
         Some(previous) => previous.tickets.clone(),
         None => tls::tickets().map_err(|error| vec![Diagnostic::placeless(error.to_string())])?,
     };
-    let state = ListenerTlsState::build(tls, spec.protocols, tickets.clone()).map_err(|errors| {
-        errors
-            .into_iter()
-            .map(|(span, error)| {
-                let problem = Diagnostic::error(span, error.to_string());
-                match error.help() {
-                    Some(help) => problem.help(help),
-                    None => problem,
-                }
-            })
-            .collect::<Vec<_>>()
-    })?;
+    let state =
+        ListenerTlsState::build(tls, spec.protocols, tickets.clone()).map_err(|errors| {
+            errors
+                .into_iter()
+                .map(|(span, error)| {
+                    let problem = Diagnostic::error(span, error.to_string());
+                    match error.help() {
+                        Some(help) => problem.help(help),
+                        None => problem,
+                    }
+                })
+                .collect::<Vec<_>>()
+        })?;
     Ok(Tls { state, tickets })
 }

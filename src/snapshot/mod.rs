@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 pub use backend::{Backend, Balanced, Kind as BackendKind};
-pub use limit::{ConnectionLimit, Connected};
+pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
 pub use route::{Action, Route};
 use stats::RouteStats;
@@ -97,7 +97,9 @@ impl Snapshot {
         self.backends
             .values()
             .filter_map(|backend| backend.balanced())
-            .flat_map(|balanced| balanced.pool.members().iter().map(|m| m.endpoint.id).collect::<Vec<_>>())
+            .flat_map(|balanced| {
+                balanced.pool.members().iter().map(|m| m.endpoint.id).collect::<Vec<_>>()
+            })
             .collect()
     }
 

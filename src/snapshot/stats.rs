@@ -78,11 +78,14 @@ impl RouteStats {
         }
     }
 
-    /// Requests answered so far, and how many of them by a cached response.
-    pub fn totals(&self) -> (u64, u64) {
-        let requests = Totals::of(self.cells.iter().map(|cells| &cells.duration)).count();
-        let hits = CacheStatus::Hit as usize;
-        (requests, self.cells.iter().map(|c| c.cache[hits].load(Ordering::Relaxed)).sum())
+    /// Requests answered so far.
+    pub fn requests(&self) -> u64 {
+        Totals::of(self.cells.iter().map(|cells| &cells.duration)).count()
+    }
+
+    /// How many of them the cache answered like this.
+    pub fn cached(&self, status: CacheStatus) -> u64 {
+        self.cells.iter().map(|cells| cells.cache[status as usize].load(Ordering::Relaxed)).sum()
     }
 
     /// Writes the series of the route called `route`.
@@ -97,8 +100,11 @@ impl RouteStats {
         }
         let route = [("route", route)];
         let duration = Totals::of(self.cells.iter().map(|cells| &cells.duration));
-        out.histogram("headwater_http_request_duration_seconds", "From the head of a request to the end of its answer.")
-            .distribution(&route, &duration);
+        out.histogram(
+            "headwater_http_request_duration_seconds",
+            "From the head of a request to the end of its answer.",
+        )
+        .distribution(&route, &duration);
         let sum = |cell: fn(&RouteCells) -> &AtomicU64| {
             self.cells.iter().map(|cells| cell(cells).load(Ordering::Relaxed)).sum::<u64>() as f64
         };
@@ -107,12 +113,13 @@ impl RouteStats {
         out.counter("headwater_http_response_bytes_total", "Bytes of response bodies.")
             .series(&route, sum(|cells| &cells.response_bytes));
         for status in CacheStatus::ALL {
-            let index = status as usize;
-            let count: u64 =
-                self.cells.iter().map(|cells| cells.cache[index].load(Ordering::Relaxed)).sum();
+            let count = self.cached(status);
             if count > 0 {
-                out.counter("headwater_cache_requests_total", "Requests of cacheable routes, by what the cache did.")
-                    .series(&[route[0], ("status", status.as_str())], count as f64);
+                out.counter(
+                    "headwater_cache_requests_total",
+                    "Requests of cacheable routes, by what the cache did.",
+                )
+                .series(&[route[0], ("status", status.as_str())], count as f64);
             }
         }
     }
@@ -209,19 +216,34 @@ impl ListenerStats {
         out.gauge("headwater_http_requests_in_flight", "Requests being answered.")
             .series(&[label], self.requests_in_flight.value() as f64);
         for reason in Rejection::ALL {
-            out.counter("headwater_connections_rejected_total", "Client connections not served, or held back.")
-                .series(&[label, ("reason", reason.as_str())], self.rejected[reason as usize].value() as f64);
+            out.counter(
+                "headwater_connections_rejected_total",
+                "Client connections not served, or held back.",
+            )
+            .series(
+                &[label, ("reason", reason.as_str())],
+                self.rejected[reason as usize].value() as f64,
+            );
         }
         for reason in ParseError::ALL {
-            out.counter("headwater_http_parse_errors_total", "Requests refused before they were one.")
-                .series(&[label, ("reason", reason.as_str())], self.parse_errors[reason as usize].value() as f64);
+            out.counter(
+                "headwater_http_parse_errors_total",
+                "Requests refused before they were one.",
+            )
+            .series(
+                &[label, ("reason", reason.as_str())],
+                self.parse_errors[reason as usize].value() as f64,
+            );
         }
         if !tls {
             return;
         }
         for result in HandshakeResult::ALL {
             out.counter("headwater_tls_handshakes_total", "TLS handshakes, by how they ended.")
-                .series(&[label, ("result", result.as_str())], self.handshakes[result as usize].value() as f64);
+                .series(
+                    &[label, ("result", result.as_str())],
+                    self.handshakes[result as usize].value() as f64,
+                );
         }
         out.histogram("headwater_tls_handshake_seconds", "Duration of finished TLS handshakes.")
             .distribution(&[label], &self.handshake.totals());

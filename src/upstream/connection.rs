@@ -3,16 +3,18 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use super::gate::Gate;
 use super::io::UpstreamIo;
 use super::request_body::RequestBody;
 use crate::balance::{Endpoint, OpenConnection};
@@ -36,6 +38,7 @@ pub struct Connection {
     ended: bool,
     /// It has carried a request before.
     pub(super) reused: bool,
+    gate: Gate,
 }
 
 /// Why a request brought no response head.
@@ -74,7 +77,16 @@ impl Connection {
             .max_header_size(RESPONSE_HEAD_BYTES_MAX)
             .handshake(TokioIo::new(io.clone()))
             .await?;
-        Ok(Box::new(Self { sender, driver, io, endpoint, open, ended: false, reused: false }))
+        Ok(Box::new(Self {
+            sender,
+            driver,
+            io,
+            endpoint,
+            open,
+            ended: false,
+            reused: false,
+            gate: Gate::new(),
+        }))
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -87,16 +99,39 @@ impl Connection {
 
     /// Lets hyper read and write as far as it can. Errors reach the user through the response or
     /// its body; all that counts here is whether it goes on.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.ended && self.driver.poll_without_shutdown(cx).is_ready() {
-            self.ended = true;
+    fn drive(&mut self) {
+        if self.ended {
+            return;
         }
+        let driver = &mut self.driver;
+        self.ended = self.gate.poll(|cx| driver.poll_without_shutdown(cx)).is_ready();
     }
 
-    /// Whether it could carry another request now, by what has been read so far.
+    /// Whether it could carry another request now, by what has been read so far. Nobody is woken
+    /// for it from now on.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.gate.clear_task();
+        self.drive();
         !self.ended && self.sender.is_ready()
+    }
+
+    /// The next part of the body that this connection feeds.
+    pub(super) fn poll_body(
+        &mut self,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
+        self.gate.set_task(cx.waker());
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        self.gate.poll(|cx| {
+            // Asking first tells the driver that there is room.
+            let body = Pin::new(&mut *incoming).poll_frame(cx);
+            if body.is_ready() || *ended {
+                return body;
+            }
+            *ended = driver.poll_without_shutdown(cx).is_ready();
+            Pin::new(&mut *incoming).poll_frame(cx)
+        })
     }
 
     /// Whether the endpoint has neither closed nor sent anything, by asking the kernel.
@@ -115,19 +150,22 @@ impl Connection {
             RequestBody::None => None,
             RequestBody::Upload(upload) => Some(upload.clone()),
         };
-        if !self.is_ready() {
+        if self.ended || !self.sender.is_ready() && !self.is_ready() {
             return Err(SendError { kind: Kind::Reset, unwritten: Some(request), source: None });
         }
         let started = Instant::now();
         let result = {
-            let this = &mut self;
-            let mut response = pin!(this.sender.try_send_request(request));
-            // The driver is polled before the response, in this task: its wake-up of the
-            // response would only make the task run twice.
-            let mut quiet = Context::from_waker(Waker::noop());
+            let Self { sender, driver, gate, ended, .. } = &mut *self;
+            let mut response = pin!(sender.try_send_request(request));
             poll_fn(|cx| {
-                this.drive(cx);
-                if let Poll::Ready(result) = response.as_mut().poll(&mut quiet) {
+                gate.set_task(cx.waker());
+                let polled = gate.poll(|cx| {
+                    if !*ended {
+                        *ended = driver.poll_without_shutdown(cx).is_ready();
+                    }
+                    response.as_mut().poll(cx)
+                });
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(Ok(result));
                 }
                 let turn_since = match &upload {
@@ -136,8 +174,8 @@ impl Connection {
                 };
                 let first_byte = turn_since.map(|since| since + deadlines.first_byte);
                 let deadline = [first_byte, deadlines.total].into_iter().flatten().min();
-                let now = Instant::now();
                 let Some(deadline) = deadline else { return Poll::Pending };
+                let now = Instant::now();
                 timer.poll_until(deadline, now, cx).map(|()| {
                     let total_passed = deadlines.total.is_some_and(|total| now >= total);
                     Err(if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout })
@@ -161,7 +199,7 @@ impl Connection {
 
     /// Takes the bare stream after a 101. `None` if hyper has not let go of it.
     pub fn into_tunnel(mut self: Box<Self>) -> Option<Tunnel> {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.drive();
         if !self.ended {
             return None;
         }
@@ -185,19 +223,4 @@ impl Sent {
     pub fn is_upgrade(&self) -> bool {
         self.response.status() == StatusCode::SWITCHING_PROTOCOLS
     }
-}
-
-/// Polls a hyper body that the connection in the same task feeds.
-pub(super) fn poll_incoming(
-    connection: &mut Connection,
-    incoming: &mut Incoming,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-    let mut quiet = Context::from_waker(Waker::noop());
-    // Asking first tells the driver that there is room.
-    if let Poll::Ready(frame) = http_body::Body::poll_frame(Pin::new(incoming), &mut quiet) {
-        return Poll::Ready(frame);
-    }
-    connection.drive(cx);
-    http_body::Body::poll_frame(Pin::new(incoming), &mut quiet)
 }

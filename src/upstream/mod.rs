@@ -9,6 +9,7 @@
 mod connect;
 mod connection;
 mod connections;
+mod gate;
 mod io;
 mod request_body;
 mod response_body;

@@ -13,11 +13,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Deadlines;
-use super::connection::{Connection, poll_incoming};
+use super::connection::Connection;
 use super::connections::{Connections, Keep};
 use crate::balance::Lease;
 use crate::error::{Error, Kind};
-use crate::timer::LazyTimer;
+use crate::timer::SlotTimer;
 
 #[derive(Debug)]
 pub struct ResponseBody {
@@ -25,7 +25,7 @@ pub struct ResponseBody {
     /// `None` once it has been given back.
     source: Option<Source>,
     deadlines: Deadlines,
-    timer: LazyTimer,
+    timer: SlotTimer,
     /// When the last part came.
     progress: Instant,
 }
@@ -47,11 +47,10 @@ impl ResponseBody {
         keep: Keep,
         lease: Lease,
         deadlines: Deadlines,
-        timer: LazyTimer,
+        timer: SlotTimer,
     ) -> Self {
         let source = Some(Source { connection, home, keep, _lease: lease });
-        let mut body =
-            Self { incoming, source, deadlines, timer, progress: Instant::now() };
+        let mut body = Self { incoming, source, deadlines, timer, progress: Instant::now() };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -69,9 +68,9 @@ impl ResponseBody {
         let now = Instant::now();
         let idle = self.progress + self.deadlines.idle;
         let deadline = self.deadlines.total.map_or(idle, |total| total.min(idle));
-        self.timer.poll_until(deadline, now, cx).map(|()| {
-            if now >= idle { Kind::IdleTimeout } else { Kind::Deadline }
-        })
+        self.timer
+            .poll_until(deadline, now, cx)
+            .map(|()| if now >= idle { Kind::IdleTimeout } else { Kind::Deadline })
     }
 }
 
@@ -85,7 +84,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
-        match poll_incoming(&mut source.connection, &mut this.incoming, cx) {
+        match source.connection.poll_body(&mut this.incoming, cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if this.incoming.is_end_stream() {
                     this.give_back();

@@ -1,0 +1,94 @@
+//! What is stored, for showing to the operator.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::Cache;
+use super::entry::Entry;
+use super::key::Key;
+use super::store::Slot;
+
+/// A stored response without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntrySummary {
+    /// Host, path and query, then name and value of each field that the URL varies on.
+    pub key: Vec<Option<String>>,
+    pub status: StatusCode,
+    /// What it holds of the cache's memory.
+    pub bytes: u64,
+    /// Seconds until it is stale, negative afterwards.
+    pub ttl: i64,
+    pub age: Duration,
+}
+
+impl Cache {
+    /// The `n` largest responses, the largest first. It looks at every entry and keeps `n` of
+    /// them: not for a thread that serves requests.
+    pub fn largest(&self, n: usize, now: Instant) -> Vec<EntrySummary> {
+        let mut largest: Vec<(u64, Key, Arc<Entry>)> = Vec::with_capacity(n + 1);
+        self.store.for_each(|key, slot| {
+            let Slot::Entry(entry) = slot else { return };
+            let bytes = entry.weight();
+            let place = largest.partition_point(|(larger, ..)| *larger >= bytes);
+            if place < n {
+                largest.insert(place, (bytes, key.clone(), entry.clone()));
+                largest.truncate(n);
+            }
+        });
+        largest
+            .into_iter()
+            .map(|(bytes, key, entry)| EntrySummary {
+                key: key.parts(),
+                status: entry.head.status,
+                bytes,
+                ttl: entry.head.ttl(now),
+                age: entry.head.age(now),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::super::entry::tests::head;
+    use super::super::key::{KeyBuffer, primary};
+    use super::super::{Join, Lead};
+    use super::*;
+    use crate::config::model;
+
+    async fn store(cache: &Arc<Cache>, path: &str, bytes: usize) {
+        let mut buffer = KeyBuffer::default();
+        let key = primary("h", path, None, &mut buffer, cache.hasher());
+        let Join::Lead(lead) = cache.join(key, &HeaderMap::new()) else {
+            unreachable!("nobody else fetches")
+        };
+        let filled = Lead::fill(lead, head(60), Some(bytes as u64), &HeaderMap::new());
+        let mut fill = filled.map_err(|(_, refusal)| refusal).expect("room");
+        assert!(fill.push(Bytes::from(vec![0; bytes])).await);
+        fill.finish();
+    }
+
+    #[tokio::test]
+    async fn the_largest_come_first_and_only_as_many_as_are_asked_for() {
+        let bounds = model::Cache {
+            memory_bytes_max: 16 << 20,
+            object_bytes_max: 4 << 20,
+            name: "headwater".into(),
+        };
+        let cache = Cache::new(&bounds, 1);
+        for (path, bytes) in [("/b", 2000), ("/c", 300_000), ("/a", 10), ("/d", 2 << 20)] {
+            store(&cache, path, bytes).await;
+        }
+        let largest = cache.largest(3, Instant::now());
+        let paths: Vec<_> = largest.iter().map(|entry| entry.key[1].as_deref()).collect();
+        assert_eq!(paths, [Some("/d"), Some("/c"), Some("/b")]);
+        assert!(largest[0].bytes >= 2 << 20);
+        assert_eq!(largest[0].key, [Some("h".to_owned()), Some("/d".to_owned()), None]);
+        assert_eq!((largest[0].status, largest[0].age.as_secs()), (StatusCode::OK, 5));
+    }
+}
