@@ -152,6 +152,11 @@ impl Error {
     pub fn origin(&self) -> Origin {
         self.kind.origin()
     }
+
+    /// What brought it about. Not `source`, because the text already tells the whole chain.
+    pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
 }
 
 impl From<Kind> for Error {

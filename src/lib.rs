@@ -1,20 +1,48 @@
 //! headwater: a load balancer and edge cache in one binary.
-pub mod balance;
-pub mod body;
-pub mod cache;
-pub mod cidr;
-pub mod config;
-pub mod error;
-pub mod files;
-pub mod listener;
-pub mod memory;
-pub mod metrics;
-pub mod proxy;
-pub mod route;
+//!
+//! Modules in reading order. ARCHITECTURE.md has the code map, the walk of one request and the
+//! invariants; `tests/it` checks that imports go to lower rows only.
+
+// The command line and the process.
+pub mod cli;
 pub mod server;
-pub mod shutdown;
+
+// Taking a configuration, at the start and while running.
+pub mod bindings;
+pub mod compile;
+pub mod reload;
+pub mod watch;
+
+// The data plane, from the socket inwards.
+pub mod listener;
+pub mod proxy;
+pub mod worker;
+
+// The control plane.
+pub mod admin;
+pub mod discovery;
+pub mod health;
+
+// What a request needs to know.
 pub mod snapshot;
-pub mod timer;
+
+// Its parts.
+pub mod balance;
+pub mod cache;
+pub mod files;
+pub mod route;
 pub mod tls;
 pub mod upstream;
-pub mod worker;
+
+// The configuration.
+pub mod config;
+
+// What everybody uses.
+pub mod body;
+pub mod cidr;
+pub mod error;
+pub mod logging;
+pub mod memory;
+pub mod metrics;
+pub mod shutdown;
+pub mod timer;

@@ -1,63 +1,376 @@
-//! One process: build, bind, start, wait, drain.
-use std::path::Path;
+//! The process: build → bind → start workers and control plane → wait → drain.
+//!
+//! Everything that serves requests runs on the workers; this thread runs the control plane, which
+//! is quick and never blocks.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::admin::{self, AdminSocket, Command};
+use crate::bindings::{Bindings, Change};
 use crate::cache::Cache;
-use crate::config;
+use crate::compile::{self, Compiled};
+use crate::config::diagnostics::{self, Sources};
+use crate::config::model::{Config, Process};
 use crate::files::Reader;
-use crate::listener::{Accepting, bind};
-use crate::metrics;
-use crate::proxy::LogWriter;
-use crate::shutdown::{Phase, Shutdown};
+use crate::logging::ProgramLog;
+use crate::proxy::{LogWriter, Sink};
+use crate::reload::{self, Reloader, Trigger};
+use crate::shutdown::{Phase, Shutdown, Tasks};
 use crate::snapshot::{Resources, Snapshot};
-use crate::worker::{self, Seed};
+use crate::worker::{self, Seed, Threads, Workers};
+use crate::{discovery, health, metrics};
 
-pub fn run(path: &Path) -> i32 {
-    let loaded = config::load(path, &|name| std::env::var(name).ok());
-    let accepted = match loaded.into_config() {
-        Ok(a) => a,
-        Err(r) => {
-            eprintln!("{}", config::diagnostics::render(&r.diagnostics, &r.sources));
-            return 2;
+/// Threads for file work, for the whole process.
+const FILE_THREADS: usize = 8;
+/// File jobs that may wait for one of them.
+const FILE_JOBS_QUEUED: usize = 256;
+/// Admin commands and reload requests that may wait.
+const COMMANDS_QUEUED: usize = 16;
+/// How long names of endpoints may take to be resolved at the start.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the workers may take to let go once the deadline has passed.
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything that was open has ended.
+    Clean,
+    /// It could not start: a port, a file, a thread.
+    StartFailed,
+    /// A wrong command line or configuration.
+    Refused,
+    /// The deadline of the drain has cut something off.
+    Cut,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Clean => 0,
+            Self::StartFailed => 1,
+            Self::Refused => 2,
+            Self::Cut => 3,
+        }
+    }
+}
+
+/// Reads, validates and compiles a configuration; prints what is wrong with it.
+pub fn check(path: &Path) -> Exit {
+    match prepare(path) {
+        Ok(prepared) => {
+            let Compiled { warnings, sources, snapshot } = &prepared.compiled;
+            report(&diagnostics::render(warnings, sources));
+            let config = &snapshot.config;
+            report(&format!(
+                "{}: ok, {} listeners, {} pools, {} routes\n",
+                path.display(),
+                config.listeners.len(),
+                config.pools.len(),
+                config.routes.len()
+            ));
+            Exit::Clean
+        }
+        Err(exit) => exit,
+    }
+}
+
+/// Runs the proxy until it is told to stop.
+pub fn run(path: &Path) -> Exit {
+    let prepared = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(exit) => return exit,
+    };
+    let program_log = ProgramLog::start(&prepared.compiled.snapshot.config.log);
+    let runtime =
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return start_failed(&format!("no runtime: {error}")),
+        };
+    let exit = runtime.block_on(serve(prepared, path, program_log));
+    // File and name look-ups that hang are nobody's concern any more.
+    runtime.shutdown_background();
+    exit
+}
+
+/// A configuration that is ready to run, and what the process has for it.
+struct Prepared {
+    compiled: Compiled,
+    resources: Resources,
+    descriptors_max: u64,
+    files: Vec<PathBuf>,
+    digest: u64,
+}
+
+fn prepare(path: &Path) -> Result<Prepared, Exit> {
+    let descriptors_max = compile::raise_descriptors();
+    let loaded = compile::load(path);
+    let (files, digest) = (loaded.files.clone(), loaded.digest);
+    let workers = loaded.draft.process.workers;
+    metrics::set_shards(workers + 1);
+    let reader = Reader::start(FILE_THREADS, FILE_JOBS_QUEUED)
+        .map_err(|error| start_failed(&format!("no threads for files: {error}")))?;
+    let resources = Resources { cache: Cache::new(&loaded.draft.cache, workers), files: reader };
+    let compiled =
+        compile::compile(loaded, None, &resources, descriptors_max).map_err(|refused| {
+            report(&diagnostics::render(&refused.diagnostics, &refused.sources));
+            Exit::Refused
+        })?;
+    Ok(Prepared { compiled, resources, descriptors_max, files, digest })
+}
+
+/// Everything that must be ours before the first request, or the start fails.
+struct Opened {
+    signals: Signals,
+    admin: Option<AdminSocket>,
+    bindings: Bindings,
+    change: Change,
+    access_log: Arc<LogWriter>,
+}
+
+fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
+    let signals = Signals::new()
+        .map_err(|error| start_failed(&format!("signals cannot be received: {error}")))?;
+    let mut problems = String::new();
+    let admin = match config.admin.as_ref().map(|admin| admin::bind(&admin.bind)).transpose() {
+        Ok(socket) => socket,
+        Err(error) => {
+            problems.push_str(&format!("error: admin.bind: {error}\n"));
+            None
         }
     };
-    let config = Arc::new(accepted.config);
-    let workers = config.process.workers;
-    metrics::set_shards(workers + 1);
-    let resources = Resources {
-        cache: Cache::new(&config.cache, workers),
-        files: Reader::start(4, 256).unwrap(),
+    let bindings = Bindings::default();
+    match bindings.prepare(&config.listeners, config.process.workers) {
+        Ok(change) if problems.is_empty() => {
+            let access_log = LogWriter::start(&config.log.access.to).map_err(|error| {
+                start_failed(&format!("log.access.to cannot be opened: {error}"))
+            })?;
+            Ok(Opened { signals, admin, bindings, change, access_log: Arc::new(access_log) })
+        }
+        prepared => {
+            let found = prepared.err().unwrap_or_default();
+            report(&(problems + &diagnostics::render(&found, sources)));
+            Err(Exit::StartFailed)
+        }
+    }
+}
+
+async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit {
+    let Prepared { compiled, resources, descriptors_max, files, digest } = prepared;
+    let Compiled { snapshot, warnings, sources } = compiled;
+    let warnings: Vec<_> = warnings.iter().map(|warning| warning.report(&sources)).collect();
+    reload::log_all(&warnings);
+    let opened = match open(&snapshot.config, &sources) {
+        Ok(opened) => opened,
+        Err(exit) => return exit,
     };
-    let (snapshot, _) = Snapshot::build(config.clone(), None, &resources).unwrap();
+    let Opened { signals, admin, bindings, change, access_log } = opened;
+    discovery::resolve_all(&snapshot, RESOLVE_PATIENCE).await;
+
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
-    let log = LogWriter::start(&config.log.access.to).unwrap();
     let shutdown = Shutdown::default();
-    let seeds = (0..workers)
-        .map(|_| Seed { published: published.clone(), log: log.handle(), stop: shutdown.stop() })
-        .collect();
-    let handles = worker::start(seeds).unwrap();
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    rt.block_on(async {
-        for l in &config.listeners {
-            for b in &l.bind {
-                let bound = bind::bind(&b.value, workers).unwrap();
-                eprintln!("listening {}", bound.address);
-                let stop = CancellationToken::new();
-                for (w, s) in handles.iter().zip(bound.sockets) {
-                    w.take(Accepting { socket: s, listener: l.name.clone(), stop: stop.clone() })
-                        .await;
+    let (workers, threads) = match start_workers(&published, &access_log, &shutdown) {
+        Ok(started) => started,
+        Err(error) => return start_failed(&format!("workers cannot be started: {error}")),
+    };
+    let (commands, asked) = mpsc::channel(COMMANDS_QUEUED);
+    let (triggers, triggered) = mpsc::channel(COMMANDS_QUEUED);
+    let (generations, generation) = watch::channel(1);
+    let context = admin::Context {
+        published: published.clone(),
+        stop: shutdown.stop(),
+        commands,
+        reloads: Arc::default(),
+        workers: workers.count(),
+        addresses: Arc::default(),
+        access_log_dropped: access_log.dropped(),
+        started: Instant::now(),
+    };
+    let reloader = Reloader {
+        path: path.to_owned(),
+        published: published.clone(),
+        resources,
+        workers,
+        bindings,
+        addresses: context.addresses.clone(),
+        access_log: access_log.clone(),
+        program_log,
+        reloads: context.reloads.clone(),
+        generations,
+        descriptors_max,
+        digest,
+        refused: None,
+    };
+    let tasks = Tasks::default();
+    let mut stop = shutdown.stop();
+    tasks.spawn("health", health::run(published.clone(), generation.clone(), shutdown.stop()));
+    tasks.spawn("discovery", discovery::run(published.clone(), generation, shutdown.stop()));
+    if let Some(socket) = admin {
+        tracing::info!(address = %socket.address(), "admin API listening");
+        tasks.spawn("admin", admin::serve(socket, Rc::new(context), tasks.clone()));
+    }
+    tasks.spawn("reload", async move {
+        tokio::select! {
+            () = reloader.run(change, files, triggered) => {}
+            () = stop.reached(Phase::Draining) => {}
+        }
+    });
+    let mut control = Control { signals, triggers, shutdown, access_log: access_log.clone() };
+    control.until_stop(&published, asked).await;
+    let exit = control.drain(&published.load().config.process, threads).await;
+    drop((control, published));
+    if let Some(log) = Arc::into_inner(access_log) {
+        log.finish();
+    }
+    exit
+}
+
+fn start_workers(
+    published: &Arc<ArcSwap<Snapshot>>,
+    access_log: &LogWriter,
+    shutdown: &Shutdown,
+) -> io::Result<(Workers, Threads)> {
+    let seed =
+        |_| Seed { published: published.clone(), log: access_log.handle(), stop: shutdown.stop() };
+    worker::start((0..published.load().config.process.workers).map(seed).collect())
+}
+
+/// Where signals and commands arrive.
+struct Control {
+    signals: Signals,
+    triggers: mpsc::Sender<Trigger>,
+    shutdown: Shutdown,
+    access_log: Arc<LogWriter>,
+}
+
+impl Control {
+    /// Answers signals and commands until one of them is to stop.
+    async fn until_stop(
+        &mut self,
+        published: &ArcSwap<Snapshot>,
+        mut asked: mpsc::Receiver<Command>,
+    ) {
+        loop {
+            let Signals { stop, hangup, reopen } = &mut self.signals;
+            let trigger = tokio::select! {
+                () = stop.received() => return tracing::info!("stopping: asked by a signal"),
+                _ = hangup.recv() => Trigger::Signal,
+                _ = reopen.recv() => {
+                    self.reopen_log(&published.load().config);
+                    continue;
                 }
+                command = asked.recv() => match command {
+                    Some(Command::Reload(asker)) => Trigger::Admin(asker),
+                    Some(Command::Drain) => return tracing::info!("stopping: asked by the API"),
+                    // Without an admin listener nobody asks.
+                    None => std::future::pending().await,
+                },
+            };
+            if self.triggers.try_send(trigger).is_err() {
+                tracing::warn!("too many reloads are waiting; this one is dropped");
             }
         }
-        let mut term =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
-        term.recv().await;
-    });
-    shutdown.enter(Phase::Draining);
-    let cut: usize = handles.into_iter().map(|h| h.join()).sum();
-    log.finish();
-    if cut > 0 { 3 } else { 0 }
+    }
+
+    fn reopen_log(&self, config: &Config) {
+        match Sink::open(&config.log.access.to) {
+            Ok(sink) => self.access_log.switch(sink),
+            Err(error) => {
+                tracing::error!(%error, "the access log cannot be opened; the old one goes on");
+            }
+        }
+    }
+
+    /// Stops: not ready → not accepting → nothing open, or cut at the deadline.
+    async fn drain(&mut self, process: &Process, threads: Threads) -> Exit {
+        self.shutdown.enter(Phase::Leaving);
+        let mut hurried = tokio::select! {
+            () = sleep(process.shutdown_delay) => false,
+            () = self.signals.stop.received() => true,
+        };
+        self.shutdown.enter(Phase::Draining);
+        let mut joined = tokio::task::spawn_blocking(move || threads.join());
+        let deadline = Instant::now() + process.drain_timeout;
+        let mut cut = None;
+        if !hurried {
+            tokio::select! {
+                joined = &mut joined => cut = Some(joined),
+                () = sleep_until(deadline) => {}
+                () = self.signals.stop.received() => hurried = true,
+            }
+        }
+        let cut = match cut {
+            Some(cut) => cut.ok(),
+            None => {
+                self.shutdown.enter(Phase::Aborting);
+                let joined = timeout(ABORT_PATIENCE, joined).await;
+                joined.ok().and_then(Result::ok)
+            }
+        };
+        match cut {
+            Some(0) => {
+                tracing::info!("stopped");
+                Exit::Clean
+            }
+            cut => {
+                tracing::warn!(requests = cut, hurried, "stopped, cutting off what was open");
+                Exit::Cut
+            }
+        }
+    }
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    stop: StopSignals,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: StopSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+impl StopSignals {
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn start_failed(why: &str) -> Exit {
+    report(&format!("error: {why}\n"));
+    Exit::StartFailed
+}
+
+/// Before there is a log, and where a command's own output goes.
+fn report(text: &str) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -10,8 +10,9 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
-use crate::listener::{Accepting, Registry, accept};
+use crate::listener::{Accepting, ListenSocket, ListenerName, Registry, accept};
 use crate::metrics;
 use crate::proxy::AccessLog;
 use crate::proxy::local::Local;
@@ -28,12 +29,13 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 /// How often resting upstream connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A worker as the control plane sees it.
+/// All workers, as the control plane reaches them.
+#[derive(Debug, Clone)]
+pub struct Workers(Arc<[mpsc::Sender<Accepting>]>);
+
+/// The threads of all workers.
 #[derive(Debug)]
-pub struct Worker {
-    sockets: mpsc::Sender<Accepting>,
-    thread: JoinHandle<usize>,
-}
+pub struct Threads(Vec<JoinHandle<usize>>);
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -44,41 +46,56 @@ pub struct Seed {
 }
 
 /// Starts a worker for each seed.
-pub fn start(seeds: Vec<Seed>) -> io::Result<Vec<Worker>> {
+pub fn start(seeds: Vec<Seed>) -> io::Result<(Workers, Threads)> {
     let (mailboxes, reclaims): (Vec<_>, Vec<_>) =
         seeds.iter().map(|_| mpsc::channel(RECLAIMS_QUEUED)).unzip();
     let reclaim = Reclaim::new(mailboxes);
-    seeds
-        .into_iter()
-        .zip(reclaims)
-        .enumerate()
-        .map(|(index, (seed, reclaims))| {
-            let (sockets, queue) = mpsc::channel(SOCKETS_QUEUED);
-            let reclaim = reclaim.clone();
-            let thread =
-                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                    metrics::set_shard(index + 1);
-                    run(seed, queue, reclaims, reclaim)
-                })?;
-            Ok(Worker { sockets, thread })
-        })
-        .collect()
+    let mut mailboxes = Vec::new();
+    let mut threads = Vec::new();
+    for (index, (seed, reclaims)) in seeds.into_iter().zip(reclaims).enumerate() {
+        let (sockets, queue) = mpsc::channel(SOCKETS_QUEUED);
+        let reclaim = reclaim.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        threads.push(thread.spawn(move || {
+            metrics::set_shard(index + 1);
+            run(seed, queue, reclaims, reclaim)
+        })?);
+        mailboxes.push(sockets);
+    }
+    Ok((Workers(mailboxes.into()), Threads(threads)))
 }
 
-impl Worker {
-    /// Gives the worker a socket to accept on.
-    pub async fn take(&self, accepting: Accepting) {
-        if self.sockets.send(accepting).await.is_err() {
-            tracing::error!("a worker has ended and takes no socket");
-        }
+impl Workers {
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
-    /// Waits for the thread; how many requests it cut off.
+    /// Gives each worker its socket of an address.
+    pub async fn take(
+        &self,
+        sockets: Vec<ListenSocket>,
+        listener: &ListenerName,
+        stop: &CancellationToken,
+    ) {
+        for (worker, socket) in self.0.iter().zip(sockets) {
+            let accepting = Accepting { socket, listener: listener.clone(), stop: stop.clone() };
+            if worker.send(accepting).await.is_err() {
+                tracing::error!("a worker has ended and takes no socket");
+            }
+        }
+    }
+}
+
+impl Threads {
+    /// Waits for all of them, blocking; how many requests they cut off.
     pub fn join(self) -> usize {
-        self.thread.join().unwrap_or_else(|_| {
-            tracing::error!("a worker panicked");
-            1
-        })
+        let join = |thread: JoinHandle<usize>| {
+            thread.join().unwrap_or_else(|_| {
+                tracing::error!("a worker panicked");
+                1
+            })
+        };
+        self.0.into_iter().map(join).sum()
     }
 }
 
@@ -126,7 +143,7 @@ async fn work(
             () = stop.reached(Phase::Draining) => break,
             socket = sockets.recv() => match socket {
                 Some(socket) => {
-                    stops.retain(|stop: &tokio_util::sync::CancellationToken| !stop.is_cancelled());
+                    stops.retain(|stop: &CancellationToken| !stop.is_cancelled());
                     stops.push(socket.stop.clone());
                     let serve = accept(local.clone(), socket, registry.clone(), tasks.clone());
                     accepting.spawn("accept", serve);

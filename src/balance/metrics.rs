@@ -2,6 +2,7 @@
 
 use super::pool::{Pool, process_millis};
 use super::standing::Availability;
+use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, Exposition, Histogram};
 
 /// Counters of one pool; they outlive a reload that keeps the pool's name.
@@ -102,14 +103,12 @@ impl Pool {
                 out.counter("headwater_health_checks_total", "Active health checks.")
                     .series(&[labels[0], labels[1], ("result", result)], count.value() as f64);
             }
-            for codes in endpoint.stats.codes.iter() {
-                for (code, count) in codes.counted() {
-                    out.counter(
-                        "headwater_upstream_requests_total",
-                        "Answers of endpoints, by status.",
-                    )
-                    .add(&[labels[0], labels[1], ("code", &code)], count as f64);
-                }
+            for (code, count) in StatusCounts::totals(endpoint.stats.codes.iter()) {
+                out.counter(
+                    "headwater_upstream_requests_total",
+                    "Answers of endpoints, by status.",
+                )
+                .series(&[labels[0], labels[1], ("code", &code)], count as f64);
             }
         }
         for (state, count) in [("active", open.saturating_sub(idle)), ("idle", idle)] {

@@ -294,7 +294,7 @@ impl Pool {
         true
     }
 
-    /// A connect of a request or probe failed.
+    /// A connect of a request failed.
     pub fn connect_failed(&self, endpoint: &Endpoint, now: Instant) {
         endpoint.standing().connect_failed(now);
         self.refresh(now);
@@ -385,6 +385,21 @@ impl Pool {
         self.refresh(now);
     }
 
+    /// A probe could not connect. The endpoint is set aside as after a request's failed connect,
+    /// but it is no nearer to an ejection.
+    pub fn probe_connect_failed(&self, endpoint: &Endpoint, reason: String, now: Instant) {
+        endpoint.standing().connect_failed(now);
+        self.probed(endpoint, Err(reason), now);
+    }
+
+    /// Forgets what probes said, once there are none any more: nothing would ever take it back.
+    pub fn forget_verdicts(&self, now: Instant) {
+        for member in self.members.load().iter() {
+            member.endpoint.standing().forget_verdict();
+        }
+        self.refresh(now);
+    }
+
     /// Works the candidates out again and publishes them.
     pub fn refresh(&self, now: Instant) {
         let refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -462,6 +477,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::balance::Availability;
     use crate::config::model::{Address, PoolLimits, PoolSource, PoolTimeouts, Retry, StatusSet};
 
     fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<EndpointSpec>) {
@@ -508,6 +524,17 @@ mod tests {
             keepalive: Duration::from_secs(60),
         };
         (pool, endpoints)
+    }
+
+    fn health() -> model::Health {
+        model::Health {
+            probe: model::Probe::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            healthy_after: 2,
+            unhealthy_after: 3,
+        }
     }
 
     fn pool(balance: Balance, weights: &[u32]) -> Arc<Pool> {
@@ -630,6 +657,36 @@ mod tests {
         assert!(matches!(pool.pick(&rng, due, &[]), Pick::Empty));
         drop(trial);
         assert!(matches!(pool.pick(&rng, due, &[]), Pick::Leased(_)));
+    }
+
+    #[test]
+    fn failed_connects_of_probes_set_aside_but_never_eject() {
+        let (mut spec, endpoints) = spec(Balance::Ewma, &[1, 1]);
+        spec.health = Some(health());
+        let mut now = Instant::now();
+        let pool = Pool::build(&spec, &endpoints, None, now);
+        let endpoint = pool.members()[0].endpoint.clone();
+        for _ in 0..20 {
+            pool.probe_connect_failed(&endpoint, "connection refused".into(), now);
+            assert_eq!(endpoint.standing().availability(now), Availability::Aside);
+            now += Duration::from_secs(6);
+        }
+        assert!(endpoint.standing().ejection_left(now).is_none());
+        assert_eq!(endpoint.stats.ejections.value(), 0);
+    }
+
+    #[test]
+    fn without_probes_their_verdicts_are_forgotten() {
+        let (mut spec, endpoints) = spec(Balance::Ewma, &[1]);
+        let now = Instant::now();
+        let pool = Pool::build(&spec, &endpoints, None, now);
+        let endpoint = pool.members()[0].endpoint.clone();
+        endpoint.standing().probe_failed(&health(), "status 503".into());
+        spec.health = None;
+        let after = Pool::build(&spec, &endpoints, Some(&pool), now);
+        after.forget_verdicts(now);
+        assert_eq!(endpoint.standing().verdict(), &Verdict::Unknown);
+        assert!(!after.candidates(now).panic);
     }
 
     #[test]

@@ -153,6 +153,11 @@ impl Standing {
         }
     }
 
+    /// There are no probes any more.
+    pub fn forget_verdict(&mut self) {
+        self.turn(Verdict::Unknown);
+    }
+
     fn turn(&mut self, verdict: Verdict) {
         self.verdict = verdict;
         self.contradictions = 0;

@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,11 +26,14 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long handshakes of the kernel that had begun may take before the socket is closed.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(100);
 
+/// The name of the listener that a socket belongs to: a reload may give it to another one.
+pub type ListenerName = Arc<ArcSwap<Name>>;
+
 /// One socket and what it is for.
 #[derive(Debug)]
 pub struct Accepting {
     pub socket: ListenSocket,
-    pub listener: Name,
+    pub listener: ListenerName,
     /// Ends the accepting, after the connections that are queued.
     pub stop: CancellationToken,
 }
@@ -117,15 +121,16 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
     let socket = match Socket::new(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(%listener, %error, "socket cannot be used");
+            tracing::error!(listener = %listener.load(), %error, "socket cannot be used");
             return;
         }
     };
-    let Some(known) = local.snapshot().listeners.get(&listener).cloned() else {
-        tracing::error!(%listener, "socket of a listener that is not configured");
+    let known = local.snapshot().listeners.get(&**listener.load()).cloned();
+    let Some(known) = known else {
+        tracing::error!(listener = %listener.load(), "socket of a listener that is not configured");
         return;
     };
-    let acceptor = Acceptor { local, known: RefCell::new(known), registry, tasks };
+    let acceptor = Acceptor { local, name: listener, known: RefCell::new(known), registry, tasks };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -145,6 +150,7 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
 
 struct Acceptor {
     local: Rc<Local>,
+    name: ListenerName,
     /// As it was configured last; a listener that is being removed keeps that.
     known: RefCell<Arc<Listener>>,
     registry: Rc<Registry>,
@@ -154,7 +160,7 @@ struct Acceptor {
 impl Acceptor {
     fn listener(&self) -> Arc<Listener> {
         let mut known = self.known.borrow_mut();
-        if let Some(current) = self.local.snapshot().listeners.get(&known.spec.name)
+        if let Some(current) = self.local.snapshot().listeners.get(&**self.name.load())
             && !Arc::ptr_eq(current, &known)
         {
             *known = current.clone();

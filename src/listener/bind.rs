@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
@@ -114,8 +115,10 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
     if let Err(error) = socket.bind(&address) {
-        // A socket file that nobody listens on was left behind by a process that was killed.
+        // A socket that nobody listens on was left behind by a process that was killed. Any other
+        // file refuses connections as well.
         let is_stale = error.kind() == io::ErrorKind::AddrInUse
+            && std::fs::symlink_metadata(path)?.file_type().is_socket()
             && std::os::unix::net::UnixStream::connect(path)
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if !is_stale {
@@ -188,6 +191,15 @@ mod tests {
         assert!(bind(&address, 1).is_err());
         drop(first);
         assert!(bind(&address, 1).is_ok());
+        let _ = std::fs::remove_file(path);
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_never_replaced() {
+        let path = std::env::temp_dir().join(format!("headwater-file-{}", std::process::id()));
+        std::fs::write(&path, "precious").expect("a new file");
+        assert!(bind(&BindAddress::Unix(path.clone()), 1).is_err());
+        assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"precious"[..]));
         let _ = std::fs::remove_file(path);
     }
 

@@ -13,4 +13,5 @@ mod io;
 mod socket;
 mod stream;
 
-pub use accept::{Accepting, Registry, accept};
+pub use accept::{Accepting, ListenerName, Registry, accept};
+pub use bind::ListenSocket;

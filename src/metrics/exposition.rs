@@ -70,18 +70,6 @@ impl Family<'_> {
         self
     }
 
-    /// Adds to the series with these labels, which a counter may keep in several parts.
-    pub fn add(&mut self, labels: Labels<'_>, value: f64) -> &mut Self {
-        let wanted = metric(labels);
-        let known =
-            self.0.mut_metric().iter_mut().find(|metric| metric.get_label() == wanted.get_label());
-        let Some(known) = known else { return self.series(labels, value) };
-        let mut counter = proto::Counter::default();
-        counter.set_value(known.get_counter().get_value() + value);
-        known.set_counter(counter);
-        self
-    }
-
     /// Adds one series of a histogram.
     pub fn distribution(&mut self, labels: Labels<'_>, totals: &Totals) -> &mut Self {
         let mut cumulative = 0;

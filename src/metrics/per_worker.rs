@@ -47,7 +47,7 @@ impl<T> PerWorker<T> {
         &self.shards[if index < self.shards.len() { index } else { 0 }].0
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
         self.shards.iter().map(|shard| &shard.0)
     }
 }

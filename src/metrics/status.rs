@@ -54,10 +54,13 @@ impl StatusCounts {
         self.0[slot].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The labels that were counted at least once, with their counts.
-    pub fn counted(&self) -> impl Iterator<Item = (String, u64)> {
-        self.0.iter().enumerate().filter_map(|(slot, count)| {
-            let count = count.load(Ordering::Relaxed);
+    /// The labels that were counted at least once in any of the copies, with their sums.
+    pub fn totals<'a>(
+        copies: impl Iterator<Item = &'a Self> + Clone,
+    ) -> impl Iterator<Item = (String, u64)> {
+        (0..SLOTS).filter_map(move |slot| {
+            let copies = copies.clone();
+            let count: u64 = copies.map(|counts| counts.0[slot].load(Ordering::Relaxed)).sum();
             (count > 0).then(|| (label(slot), count))
         })
     }
@@ -74,12 +77,17 @@ fn label(slot: usize) -> String {
 mod tests {
     use super::*;
 
-    fn counted(codes: &[u16]) -> Vec<(String, u64)> {
+    fn counts(codes: &[u16]) -> StatusCounts {
         let counts = StatusCounts::default();
         for code in codes {
             counts.increment(StatusCode::from_u16(*code).expect("a three-digit code"));
         }
-        counts.counted().collect()
+        counts
+    }
+
+    fn counted(codes: &[u16]) -> Vec<(String, u64)> {
+        let counts = counts(codes);
+        StatusCounts::totals([&counts].into_iter()).collect()
     }
 
     #[test]
@@ -90,5 +98,12 @@ mod tests {
     #[test]
     fn unregistered_codes_are_labelled_by_class() {
         assert_eq!(counted(&[299, 288, 599, 999]), [("2xx".to_owned(), 2), ("5xx".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn copies_are_added_up() {
+        let copies = [counts(&[200, 404]), counts(&[200])];
+        let totals: Vec<_> = StatusCounts::totals(copies.iter()).collect();
+        assert_eq!(totals, [("200".to_owned(), 2), ("404".to_owned(), 1)]);
     }
 }

@@ -8,10 +8,9 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::Version;
@@ -24,6 +23,8 @@ use crate::snapshot::stats::Finished;
 const BUFFER_BYTES: usize = 16 << 10;
 /// Buffers that may wait for the writer.
 const QUEUE_BUFFERS: usize = 1024;
+/// How long a stop waits for a target that does not take what is queued.
+const FINISH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one line can say.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub struct Record<'a> {
 #[derive(Debug)]
 pub struct AccessLog {
     buffer: RefCell<Buffer>,
-    queue: SyncSender<Order>,
+    queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -66,28 +67,29 @@ struct Buffer {
 /// The process's end: the thread that writes.
 #[derive(Debug)]
 pub struct LogWriter {
-    queue: SyncSender<Order>,
+    queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+    next: NextSink,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
-#[derive(Debug)]
-enum Order {
-    Write(Vec<u8>),
-    /// Open the target anew: it was renamed, or is another one now.
-    Open(AccessTarget),
-    End,
-}
+/// The target to go on with, taken by the writer before its next buffer.
+type NextSink = Arc<Mutex<Option<Sink>>>;
 
 impl LogWriter {
     /// Starts the thread. Fails if the target cannot be opened.
     pub fn start(target: &AccessTarget) -> io::Result<Self> {
         let sink = Sink::open(target)?;
-        let (queue, orders) = sync_channel(QUEUE_BUFFERS);
-        let thread = std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(sink, &orders))?;
-        Ok(Self { queue, dropped: Arc::default(), thread: Some(thread) })
+        let (queue, buffers) = sync_channel(QUEUE_BUFFERS);
+        let (alive, ended) = sync_channel(1);
+        let next = NextSink::default();
+        let theirs = next.clone();
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            write_all(sink, &buffers, &theirs);
+            drop(alive);
+        })?;
+        Ok(Self { queue, dropped: Arc::default(), next, ended })
     }
 
     /// A handle for one worker.
@@ -99,23 +101,24 @@ impl LogWriter {
         }
     }
 
-    /// Opens the target anew, after what is queued. Waits for room in the queue.
-    pub fn open(&self, target: AccessTarget) {
-        // Fails only after the thread has ended, and it ends last.
-        let _ = self.queue.send(Order::Open(target));
+    /// Goes on with `sink`, once the buffer at hand is written. Never waits.
+    pub fn switch(&self, sink: Sink) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+        // An empty buffer makes an idle writer look; a full queue will anyway.
+        let _ = self.queue.try_send(Vec::new());
     }
 
-    /// Lines that were dropped because the writer could not keep up.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// Counts lines that were dropped because the writer could not keep up.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        self.dropped.clone()
     }
 
-    /// Writes what is queued and ends the thread.
-    pub fn finish(mut self) {
-        let _ = self.queue.send(Order::End);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    /// Writes what is queued and ends the thread, once every handle is gone.
+    pub fn finish(self) {
+        let Self { queue, ended, .. } = self;
+        drop(queue);
+        // Nothing is ever sent: it ends by the thread's end, or the target is stuck.
+        let _ = ended.recv_timeout(FINISH_PATIENCE);
     }
 }
 
@@ -141,13 +144,18 @@ impl AccessLog {
     fn hand_on(&self, buffer: &mut Buffer) {
         let bytes = std::mem::replace(&mut buffer.bytes, Vec::with_capacity(BUFFER_BYTES + 1024));
         let lines = std::mem::take(&mut buffer.lines);
-        if self.queue.try_send(Order::Write(bytes)).is_err() {
+        if self.queue.try_send(bytes).is_err() {
             self.dropped.fetch_add(lines, Ordering::Relaxed);
         }
     }
 }
 
-enum Sink {
+/// Where lines go, open.
+#[derive(Debug)]
+pub struct Sink(Output);
+
+#[derive(Debug)]
+enum Output {
     Stdout(io::Stdout),
     Stderr(io::Stderr),
     File(File),
@@ -155,47 +163,41 @@ enum Sink {
 }
 
 impl Sink {
-    fn open(target: &AccessTarget) -> io::Result<Self> {
-        Ok(match target {
-            AccessTarget::Stdout => Self::Stdout(io::stdout()),
-            AccessTarget::Stderr => Self::Stderr(io::stderr()),
-            AccessTarget::Off => Self::Off,
+    pub fn open(target: &AccessTarget) -> io::Result<Self> {
+        Ok(Self(match target {
+            AccessTarget::Stdout => Output::Stdout(io::stdout()),
+            AccessTarget::Stderr => Output::Stderr(io::stderr()),
+            AccessTarget::Off => Output::Off,
             AccessTarget::File(path) => {
-                Self::File(OpenOptions::new().create(true).append(true).open(path)?)
+                Output::File(OpenOptions::new().create(true).append(true).open(path)?)
             }
-        })
+        }))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout(out) => out.write_all(bytes).and_then(|()| out.flush()),
-            Self::Stderr(out) => out.write_all(bytes).and_then(|()| out.flush()),
-            Self::File(file) => file.write_all(bytes),
-            Self::Off => Ok(()),
+        match &mut self.0 {
+            Output::Stdout(out) => out.write_all(bytes).and_then(|()| out.flush()),
+            Output::Stderr(out) => out.write_all(bytes).and_then(|()| out.flush()),
+            Output::File(file) => file.write_all(bytes),
+            Output::Off => Ok(()),
         }
     }
 }
 
-fn write_all(mut sink: Sink, orders: &Receiver<Order>) {
+fn write_all(mut sink: Sink, buffers: &Receiver<Vec<u8>>, next: &NextSink) {
     let mut failing = false;
-    while let Ok(order) = orders.recv() {
-        match order {
-            Order::Write(bytes) => match sink.write(&bytes) {
-                Ok(()) => failing = false,
-                // Once for each outage, not once for each buffer.
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::error!(%error, "the access log cannot be written");
-                }
-                Err(_) => {}
-            },
-            Order::Open(target) => match Sink::open(&target) {
-                Ok(opened) => sink = opened,
-                Err(error) => {
-                    tracing::error!(%error, ?target, "the access log cannot be opened; the old one goes on");
-                }
-            },
-            Order::End => break,
+    while let Ok(buffer) = buffers.recv() {
+        if let Some(next) = next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            sink = next;
+        }
+        match sink.write(&buffer) {
+            Ok(()) => failing = false,
+            // Once for each outage, not once for each buffer.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(%error, "the access log cannot be written");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -221,20 +223,18 @@ mod tests {
         };
         line("one\n");
         log.flush();
-        writer.open(target.clone());
-        std::fs::rename(&path, &moved)
-            .or_else(|_| {
-                // The thread has not come to it yet.
-                std::fs::write(&path, "").and_then(|()| std::fs::rename(&path, &moved))
-            })
-            .expect("the file exists");
-        writer.open(target);
+        std::fs::rename(&path, &moved).expect("the file exists");
         line("two\n");
         log.flush();
+        writer.switch(Sink::open(&target).expect("the folder is writable"));
+        line("three\n");
+        log.flush();
+        drop(log);
         writer.finish();
         let all = std::fs::read_to_string(&moved).expect("the old file")
             + &std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(all, "one\ntwo\n");
+        assert!(all.starts_with("one\ntwo\n") || all.ends_with("two\nthree\n"), "{all}");
+        assert!(std::fs::read_to_string(&path).is_ok_and(|new| new.ends_with("three\n")));
         let _ = (std::fs::remove_file(&path), std::fs::remove_file(&moved));
     }
 

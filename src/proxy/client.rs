@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::Waker;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::forwarded::Told;
 use crate::error::Kind;
 use crate::snapshot::Listener;
 use crate::snapshot::stats::ParseError;
@@ -34,6 +36,7 @@ pub struct ClientConnection {
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<PendingTunnel>>,
     timers: TimerSlot,
+    told: RefCell<Option<Told>>,
 }
 
 /// Who is at the other end.
@@ -95,6 +98,7 @@ impl ClientConnection {
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             timers: TimerSlot::default(),
+            told: RefCell::new(None),
         }
     }
 
@@ -105,6 +109,18 @@ impl ClientConnection {
             // Every stream is a task of its own.
             Protocol::H2 => TimerSlot::default(),
         }
+    }
+
+    /// What endpoints are told of this connection. Kept for the authority that was asked for last,
+    /// nearly always the only one.
+    pub(super) fn told(&self, authority: &str) -> Told {
+        let mut told = self.told.borrow_mut();
+        if let Some(told) = told.as_ref().filter(|told| told.is_about(authority)) {
+            return told.clone();
+        }
+        let authority =
+            HeaderValue::from_str(authority).unwrap_or_else(|_| HeaderValue::from_static(""));
+        told.insert(Told::new(self, authority)).clone()
     }
 
     /// Counts a request in; its number on this connection, from 1.

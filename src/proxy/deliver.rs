@@ -12,10 +12,13 @@ use super::reply::ReplyBody;
 use super::respond;
 use super::target::Target;
 use crate::body::Body;
-use crate::cache::status::{FieldKind, StatusField};
+use crate::cache::status::{FieldKind, StatusField, push_number};
 use crate::cache::{Head, conditional};
 use crate::error::Kind;
 use crate::route::template::Values;
+
+/// Room for nearly every `Cache-Status` member and an age.
+const STATUS_BYTES: usize = 96;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -43,8 +46,13 @@ pub(super) fn response(
     told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
     if let Some(told) = told {
-        let text = status_field(&exchange, &told);
-        headers::append_member(response.headers_mut(), CACHE_STATUS, &text);
+        let mut text = Vec::with_capacity(STATUS_BYTES);
+        status_field(&exchange, &told).push(&mut text);
+        headers::append_member(
+            response.headers_mut(),
+            CACHE_STATUS,
+            &value(Bytes::from_owner(text)),
+        );
     }
     let id = exchange.request_id.clone();
     response.headers_mut().insert(X_REQUEST_ID, id);
@@ -97,17 +105,19 @@ struct Mine {
 }
 
 impl Mine {
-    fn new(age: u64, cache_status: &str) -> Self {
-        let mut text = Vec::with_capacity(cache_status.len() + 20);
-        let _ = std::io::Write::write_fmt(&mut text, format_args!("{age}"));
+    fn new(age: u64, field: &StatusField<'_>) -> Self {
+        let mut text = Vec::with_capacity(STATUS_BYTES);
+        push_number(&mut text, age);
         let split = text.len();
-        text.extend_from_slice(cache_status.as_bytes());
+        field.push(&mut text);
         let all = Bytes::from_owner(text);
-        let value = |bytes: Bytes| {
-            HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
-        };
         Self { age: value(all.slice(..split)), cache_status: value(all.slice(split..)) }
     }
+}
+
+/// Of bytes that are visible ASCII.
+fn value(bytes: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Sends an error page.
@@ -128,23 +138,20 @@ pub(super) fn error(
     response.map(|body| ReplyBody::new(body, exchange))
 }
 
-fn status_field(exchange: &Exchange, told: &Told<'_>) -> String {
+fn status_field<'a>(exchange: &'a Exchange, told: &Told<'a>) -> StatusField<'a> {
     StatusField {
         cache: &exchange.snapshot.config.cache.name,
         kind: told.kind,
         ttl: told.ttl,
         detail: told.detail,
     }
-    .to_string()
 }
 
 /// The operator's edits, and what every answer has.
 fn finish(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
-    if let Some(route) = exchange.route()
-        && !route.spec.response_headers.is_empty()
-    {
-        let values = values(exchange, asked);
-        headers::edit(response.headers_mut(), &route.spec.response_headers, &values);
+    if let Some(route) = exchange.route() {
+        let edits = &route.spec.response_headers;
+        headers::edit(response.headers_mut(), edits, || values(exchange, asked));
     }
     if asked.method == Method::HEAD {
         // A body would not be sent; its length still is.

@@ -316,7 +316,7 @@ impl Tries<'_> {
         }
         let came_as = head.version;
         headers::strip_hop_by_hop(&mut head.headers);
-        headers::append_via(&mut head.headers, came_as, &self.local.snapshot().config.cache.name);
+        headers::append_via(&mut head.headers, self.local.snapshot().via.hop(came_as));
         head.version = Version::HTTP_11;
         head.extensions.clear();
         let body = self.body(incoming, sent.connection, keep, lease, timer);
@@ -340,7 +340,7 @@ impl Tries<'_> {
     /// How long a connection may rest: as configured, and a second less than the endpoint says.
     fn rest_time(&self, headers: &HeaderMap) -> Duration {
         let stated = headers
-            .get("keep-alive")
+            .get(headers::KEEP_ALIVE)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| {
                 value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))

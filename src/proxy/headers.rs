@@ -1,55 +1,56 @@
-//! The fields of messages that pass through: what belongs to one hop is taken off, what the other
-//! side needs to know is put on, and the operator's edits are made.
+//! The fields of messages that pass through, read and edited: what belongs to one hop, who the
+//! client is, the operator's edits. What a request is sent on with is made in `forwarded`.
 
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-    VIA,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, Entry, HOST, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::ClientConnection;
-use crate::balance::Rng;
 use crate::config::model::{ClientIpHeader, HeaderEdits};
 use crate::route::template::{self, Values};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Fields in which other proxies tell who the client is; believed from trusted peers only.
-const CLIENT_FIELDS: [HeaderName; 3] = [
-    HeaderName::from_static("cf-connecting-ip"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("x-real-ip"),
-];
 
 /// Removes the fields that belong to one connection (RFC 9110 §7.6.1).
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Nearly every message has none of them: look before collecting names.
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            // Nobody may use Connection to take framing or the destination off.
-            .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
-            .collect();
-        for name in named {
+    // To look at the few names that are there costs less than to ask for each that might be.
+    let hop: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    if hop.contains(&CONNECTION) {
+        for name in connection_options(headers) {
             headers.remove(name);
         }
-        headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in hop {
         headers.remove(name);
     }
+}
+
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// The fields that Connection names, but for those that nobody may take off with it: framing and
+/// destination. Empty for nearly every message.
+pub(super) fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| {
+            !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close")
+        })
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
+        .collect()
 }
 
 /// Whether a list field holds `token`, in any case.
@@ -124,160 +125,52 @@ pub(super) fn trusted_request_id(
 ) -> Option<HeaderValue> {
     /// Longer ids are somebody's mistake or attack.
     const BYTES_MAX: usize = 128;
+    if !connection.is_trusted {
+        return None;
+    }
     headers
         .get(X_REQUEST_ID)
         .filter(|id| {
-            connection.is_trusted
-                && (1..=BYTES_MAX).contains(&id.len())
-                && id.as_bytes().iter().all(u8::is_ascii_graphic)
+            (1..=BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
         })
         .cloned()
 }
 
-/// What a request's fields are completed with.
-#[derive(Debug)]
-pub(super) struct Hop<'a> {
-    pub connection: &'a ClientConnection,
-    pub version: Version,
-    /// As the client sent it, port included.
-    pub authority: &'a str,
-    pub values: Values<'a>,
-    pub request_id: &'a HeaderValue,
-    /// Our name in `Via`.
-    pub name: &'a str,
-    pub rng: &'a Rng,
-}
-
-/// Turns a client's fields into those that are forwarded.
-pub(super) fn forwarded(
-    headers: &mut HeaderMap,
-    hop: &Hop<'_>,
-    host: Option<&HeaderValue>,
-    edits: &HeaderEdits,
-) {
-    let wants_trailers = has_token(headers, &TE, "trailers");
-    strip_hop_by_hop(headers);
-    headers.remove(EXPECT);
-    join_cookies(headers);
-    if wants_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    tell_origin_of_client(headers, hop);
-    append_via(headers, hop.version, hop.name);
-    headers.insert(X_REQUEST_ID, hop.request_id.clone());
-    if !headers.contains_key(TRACEPARENT) {
-        headers.insert(TRACEPARENT, traceparent(hop.rng));
-    }
-    match host {
-        Some(host) => {
-            headers.insert(HOST, host.clone());
-        }
-        None if !hop.authority.is_empty() => insert_text(headers, HOST, hop.authority),
-        None => {}
-    }
-    edit(headers, edits, &hop.values);
-}
-
-/// HTTP/2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
-        return;
-    }
-    let joined = headers
-        .get_all(COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect::<Vec<_>>()
-        .join(b"; ".as_slice());
-    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-        headers.insert(COOKIE, joined);
-    }
-}
-
-fn tell_origin_of_client(headers: &mut HeaderMap, hop: &Hop<'_>) {
-    let peer = hop.connection.peer.ip();
-    let proto = if hop.connection.is_tls { "https" } else { "http" };
-    let forwarded = forwarded_element(peer, hop.authority, proto);
-    if hop.connection.is_trusted {
-        append_member(headers, X_FORWARDED_FOR, &peer.to_string());
-        if !headers.contains_key(X_FORWARDED_PROTO) {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-        }
-        if !headers.contains_key(X_FORWARDED_HOST) && !hop.authority.is_empty() {
-            insert_text(headers, X_FORWARDED_HOST, hop.authority);
-        }
-        append_member(headers, FORWARDED, &forwarded);
-        return;
-    }
-    for name in CLIENT_FIELDS {
-        headers.remove(name);
-    }
-    insert_text(headers, X_FORWARDED_FOR, &peer.to_string());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    if hop.authority.is_empty() {
-        headers.remove(X_FORWARDED_HOST);
-    } else {
-        insert_text(headers, X_FORWARDED_HOST, hop.authority);
-    }
-    insert_text(headers, FORWARDED, &forwarded);
-}
-
-/// One element of a Forwarded field (RFC 7239 §4).
-fn forwarded_element(peer: IpAddr, authority: &str, proto: &str) -> String {
-    let mut element = match peer {
-        IpAddr::V4(peer) => format!("for={peer};"),
-        IpAddr::V6(peer) => format!("for=\"[{peer}]\";"),
-    };
-    if !authority.is_empty() {
-        // An authority has been checked to hold neither quotes nor backslashes.
-        element.push_str("host=\"");
-        element.push_str(authority);
-        element.push_str("\";");
-    }
-    element.push_str("proto=");
-    element.push_str(proto);
-    element
-}
-
-/// Adds our hop to Via (RFC 9110 §7.6.3).
-pub(super) fn append_via(headers: &mut HeaderMap, version: Version, name: &str) {
-    let version = match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
-    append_member(headers, VIA, &format!("{version} {name}"));
+/// Adds our hop to Via.
+pub(super) fn append_via(headers: &mut HeaderMap, hop: &HeaderValue) {
+    append_member(headers, VIA, hop);
 }
 
 /// Adds a member to a list field, in one line.
-pub(super) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
-    let mut line = Vec::new();
-    for value in headers.get_all(&name) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
+pub(super) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(member.clone());
+        }
+        Entry::Occupied(mut place) => {
+            let mut line = Vec::with_capacity(256);
+            for value in place.iter() {
+                line.extend_from_slice(value.as_bytes());
+                line.extend_from_slice(b", ");
+            }
+            line.extend_from_slice(member.as_bytes());
+            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from_owner(line)) {
+                place.insert(value);
+            }
+        }
     }
-    line.extend_from_slice(member.as_bytes());
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
-        headers.insert(name, value);
-    }
-}
-
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    if let Ok(value) = HeaderValue::from_str(text) {
-        headers.insert(name, value);
-    }
-}
-
-/// A new trace without a decision about sampling (W3C Trace Context, level 1).
-fn traceparent(rng: &Rng) -> HeaderValue {
-    let text = format!("00-{:016x}{:016x}-{:016x}-00", rng.next(), rng.next(), rng.next().max(1));
-    HeaderValue::from_maybe_shared(Bytes::from(text))
-        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Makes the operator's edits: removals, then replacements, then additions.
-pub(super) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits, values: &Values<'_>) {
+pub(super) fn edit<'a>(
+    headers: &mut HeaderMap,
+    edits: &HeaderEdits,
+    values: impl FnOnce() -> Values<'a>,
+) {
+    if edits.is_empty() {
+        return;
+    }
+    let values = &values();
     for name in &edits.remove {
         headers.remove(name);
     }
@@ -334,16 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn cookie_crumbs_become_one_cookie() {
-        let mut map = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
-        join_cookies(&mut map);
-        assert_eq!(map, headers(&[("cookie", "a=1; b=2")]));
-    }
-
-    #[test]
     fn members_are_added_to_one_line() {
         let mut map = headers(&[("via", "1.1 a"), ("via", "2 b")]);
-        append_via(&mut map, Version::HTTP_11, "headwater");
+        append_via(&mut map, &HeaderValue::from_static("1.1 headwater"));
         assert_eq!(map, headers(&[("via", "1.1 a, 2 b, 1.1 headwater")]));
     }
 
@@ -362,21 +248,5 @@ mod tests {
             let expected = expected.map(|text| text.parse::<IpAddr>().expect("an address"));
             assert_eq!(address(text.as_bytes()), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_forwarded_element_quotes_what_must_be_quoted() {
-        let peer = "2001:db8::1".parse().expect("an address");
-        assert_eq!(
-            forwarded_element(peer, "example.com:8443", "https"),
-            "for=\"[2001:db8::1]\";host=\"example.com:8443\";proto=https"
-        );
-    }
-
-    #[test]
-    fn a_made_trace_has_the_standard_form() {
-        let value = traceparent(&Rng::seeded(1));
-        let parts: Vec<usize> = value.to_str().expect("text").split('-').map(str::len).collect();
-        assert_eq!(parts, [2, 32, 16, 2]);
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::access_log::AccessLog;
+use super::hex;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
 use crate::shutdown::Tasks;
@@ -80,13 +81,9 @@ impl Local {
 
     /// A new request id: 32 hexadecimal digits.
     pub fn request_id(&self) -> HeaderValue {
-        const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let mut text = [0; 32];
         for half in text.chunks_exact_mut(16) {
-            let random = self.rng.next();
-            for (index, digit) in half.iter_mut().enumerate() {
-                *digit = DIGITS[(random >> (60 - 4 * index)) as usize & 15];
-            }
+            hex::digits(half, self.rng.next());
         }
         // Digits are always a header value.
         HeaderValue::from_maybe_shared(Bytes::from_owner(text))

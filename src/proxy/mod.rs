@@ -11,7 +11,9 @@ mod deliver;
 pub mod exchange;
 mod fetch;
 mod forward;
+mod forwarded;
 mod headers;
+mod hex;
 pub mod local;
 mod log_format;
 mod outgoing;
@@ -45,7 +47,7 @@ use forward::{Answer, Trace};
 use local::Local;
 use target::Target;
 
-pub use access_log::{AccessLog, LogWriter};
+pub use access_log::{AccessLog, LogWriter, Sink};
 pub use reply::{Reply, ReplyBody};
 pub use tunnel::run_tunnel;
 

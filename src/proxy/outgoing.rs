@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use super::deliver::Asked;
 use super::exchange::Exchange;
 use super::forward::Outgoing;
-use super::headers::{self, Hop};
+use super::forwarded::{Hop, forwarded};
+use super::headers;
 use super::target::Target;
 use crate::error::Kind;
 use crate::route::rewrite;
@@ -50,20 +51,20 @@ pub(super) fn outgoing(
 
 /// The fields as they are forwarded, after the route's edits.
 pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) -> HeaderMap {
-    let mut headers = parts.headers.clone();
-    let asked = Asked { method: &parts.method, headers: &parts.headers, target };
+    let route = exchange.route();
     let hop = Hop {
         connection: &exchange.connection,
-        version: parts.version,
         authority: target.authority,
-        values: super::deliver::values(exchange, &asked),
         request_id: &exchange.request_id,
-        name: &exchange.snapshot.config.cache.name,
+        via: exchange.snapshot.via.hop(parts.version),
+        host: route.and_then(|route| route.spec.rewrite.host.as_ref()),
         rng: &exchange.local.rng,
     };
-    if let Some(route) = exchange.route() {
-        let host = route.spec.rewrite.host.as_ref();
-        headers::forwarded(&mut headers, &hop, host, &route.spec.request_headers);
+    let mut headers = forwarded(&parts.headers, &hop);
+    if let Some(route) = route {
+        let asked = Asked { method: &parts.method, headers: &parts.headers, target };
+        let values = || super::deliver::values(exchange, &asked);
+        headers::edit(&mut headers, &route.spec.request_headers, values);
     }
     headers
 }

@@ -9,6 +9,9 @@ mod limit;
 mod listener;
 mod route;
 pub mod stats;
+#[cfg(test)]
+pub mod testing;
+mod via;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,6 +22,7 @@ pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
 pub use route::{Action, Route};
 use stats::RouteStats;
+pub use via::Via;
 
 use crate::cache::Cache;
 use crate::config::diagnostics::Diagnostic;
@@ -40,6 +44,7 @@ pub struct Snapshot {
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteStats>,
     pub cache: Arc<Cache>,
+    pub via: Via,
 }
 
 /// What every snapshot of a process shares.
@@ -73,6 +78,7 @@ impl Snapshot {
         let unrouted = RouteStats::grown(previous.map(|snapshot| &*snapshot.unrouted), ids);
         let snapshot = Self {
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
+            via: Via::new(&config.cache.name),
             config,
             listeners,
             backends,

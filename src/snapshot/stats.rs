@@ -92,10 +92,10 @@ impl RouteStats {
     pub fn collect(&self, route: &str, listeners: &[(usize, &str)], out: &mut Exposition) {
         for (id, listener) in listeners {
             let Some(codes) = self.codes.get(*id).and_then(|codes| codes.get()) else { continue };
-            for (code, count) in codes.iter().flat_map(StatusCounts::counted) {
+            for (code, count) in StatusCounts::totals(codes.iter()) {
                 let labels = [("listener", *listener), ("route", route), ("code", code.as_str())];
                 out.counter("headwater_http_requests_total", "Finished requests.")
-                    .add(&labels, count as f64);
+                    .series(&labels, count as f64);
             }
         }
         let route = [("route", route)];

@@ -47,7 +47,7 @@ impl Dialer {
         let open = self.slot(endpoint, reclaim).await?;
         let deadline = Instant::now() + self.connect_timeout;
         let tls = self.tls.as_ref().zip(server_name);
-        let io = connect(endpoint, tls, deadline).await?;
+        let io = connect(endpoint, None, tls, deadline).await?;
         Connection::establish(io, endpoint.clone(), open)
             .await
             .map_err(|error| Error::caused(Kind::Connect, error))
@@ -72,9 +72,10 @@ impl Dialer {
     }
 }
 
-/// Opens a stream to `endpoint`, TLS included, before `deadline`.
+/// Opens a stream to `endpoint`, or to another `port` of it, TLS included, before `deadline`.
 pub async fn connect(
     endpoint: &Endpoint,
+    port: Option<u16>,
     tls: Option<(&Arc<ClientConfig>, &ServerName<'static>)>,
     deadline: Instant,
 ) -> Result<UpstreamIo, Error> {
@@ -91,7 +92,11 @@ pub async fn connect(
                 })
             }
             Address::Socket(_) | Address::Name { .. } => {
-                let stream = connect_tcp(&endpoint.resolved(), deadline).await?;
+                let mut addresses = endpoint.resolved().to_vec();
+                for address in &mut addresses {
+                    address.set_port(port.unwrap_or(address.port()));
+                }
+                let stream = connect_tcp(&addresses, deadline).await?;
                 Ok(match tls {
                     None => Stream::Tcp(stream),
                     Some((config, name)) => {

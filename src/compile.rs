@@ -1,0 +1,124 @@
+//! From a file to a snapshot: the steps that a start, a check and a reload share.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::diagnostics::{self, Diagnostic, Sources};
+use crate::config::{self, Accepted, Loaded, Refused};
+use crate::snapshot::{self, Resources, Snapshot};
+
+/// Of the files that the process may open, one in so many is kept for what is no client:
+/// endpoints, files, the process itself.
+const RESERVED_SHARE: u64 = 4;
+
+/// A snapshot that is ready to be published.
+#[derive(Debug)]
+pub struct Compiled {
+    pub snapshot: Snapshot,
+    pub warnings: Vec<Diagnostic>,
+    pub sources: Sources,
+}
+
+/// Reads a configuration file, with the environment of the process.
+pub fn load(path: &Path) -> Loaded {
+    config::load(path, &|name| std::env::var(name).ok())
+}
+
+/// Compiles what was loaded, or says everything that is wrong with it.
+pub fn compile(
+    loaded: Loaded,
+    previous: Option<&Snapshot>,
+    resources: &Resources,
+    descriptors_max: u64,
+) -> Result<Compiled, Box<Refused>> {
+    if loaded.has_errors() {
+        // The certificates are looked at all the same: all problems at once.
+        let Loaded { mut diagnostics, sources, draft, .. } = loaded;
+        diagnostics.extend(snapshot::certificate_problems(&draft));
+        diagnostics::sort(&mut diagnostics);
+        return Err(Box::new(Refused { diagnostics, sources }));
+    }
+    let Accepted { mut config, mut warnings, sources } = loaded.into_config().map_err(Box::new)?;
+    warnings.extend(fit_connections(&mut config, descriptors_max));
+    match Snapshot::build(Arc::new(config), previous, resources) {
+        Ok((snapshot, more)) => {
+            warnings.extend(more);
+            diagnostics::sort(&mut warnings);
+            Ok(Compiled { snapshot, warnings, sources })
+        }
+        Err(problems) => {
+            let mut diagnostics = warnings;
+            diagnostics.extend(problems);
+            diagnostics::sort(&mut diagnostics);
+            Err(Box::new(Refused { diagnostics, sources }))
+        }
+    }
+}
+
+/// Lowers bounds on connections to what the limit on open files allows.
+fn fit_connections(
+    config: &mut config::model::Config,
+    descriptors_max: u64,
+) -> impl Iterator<Item = Diagnostic> + use<> {
+    let possible = descriptors_max - descriptors_max / RESERVED_SHARE;
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    let mut warnings = Vec::new();
+    for listener in &mut config.listeners {
+        let wanted = listener.limits.connections_max;
+        if wanted > possible {
+            listener.limits.connections_max = possible;
+            warnings.push(Diagnostic {
+                severity: diagnostics::Severity::Warning,
+                ..Diagnostic::placeless(format!(
+                    "listener.{}: limits.connections = {wanted} is lowered to {possible}, as the \
+                     process may open {descriptors_max} files",
+                    listener.name
+                ))
+                .help("raise the hard limit on open files (ulimit -Hn, LimitNOFILE)")
+            });
+        }
+    }
+    warnings.into_iter()
+}
+
+/// Raises the limit on open files to what the process may have; how many that is.
+pub fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current.unwrap_or(u64::MAX);
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> config::model::Config {
+        let folder = std::env::temp_dir().join(format!("headwater-fit-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("headwater.toml");
+        std::fs::write(&path, text).expect("a file");
+        let config = load(&path).into_config().expect("a good configuration").config;
+        let _ = std::fs::remove_dir_all(folder);
+        config
+    }
+
+    #[test]
+    fn bounds_on_connections_are_lowered_to_the_limit_on_files_with_a_warning() {
+        let mut config = config(
+            "[listener.web]\nbind = \"127.0.0.1:0\"\nlimits.connections = 5000\n\
+             [[route]]\nrespond = { status = 204 }\n",
+        );
+        assert_eq!(fit_connections(&mut config, 20_000).count(), 0);
+        assert_eq!(config.listeners[0].limits.connections_max, 5000);
+        let warnings: Vec<_> = fit_connections(&mut config, 1024).collect();
+        assert_eq!(config.listeners[0].limits.connections_max, 768);
+        assert!(!warnings[0].is_error() && warnings[0].message.contains("lowered to 768"));
+    }
+}

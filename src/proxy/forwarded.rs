@@ -1,0 +1,228 @@
+//! The fields that a request is sent on with.
+//!
+//! The client's own fields are copied in one pass, without those of one hop and those in which
+//! only a trusted peer may say who the client is; then comes what the endpoint needs to know. What
+//! is the same for every request of a connection is kept on the connection.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{COOKIE, FORWARDED, HOST, TE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::client::ClientConnection;
+use super::headers::{self, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::hex;
+use crate::balance::Rng;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Fields that are put on at most.
+const ADDED_MAX: usize = 9;
+
+/// What a request's fields are completed with.
+#[derive(Debug)]
+pub(super) struct Hop<'a> {
+    pub connection: &'a ClientConnection,
+    /// As the client sent it, port included.
+    pub authority: &'a str,
+    pub request_id: &'a HeaderValue,
+    /// For `Via`.
+    pub via: &'a HeaderValue,
+    /// Another Host than the client's.
+    pub host: Option<&'a HeaderValue>,
+    pub rng: &'a Rng,
+}
+
+/// What is the same for all requests of a connection to one authority.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    authority: HeaderValue,
+    /// The peer's address.
+    address: HeaderValue,
+    /// Our element of Forwarded.
+    element: HeaderValue,
+}
+
+/// What becomes of a client's field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// It is passed on.
+    Kept,
+    /// It ends here, or we say it ourselves.
+    Dropped,
+    /// Where proxies tell who the client is: believed from trusted peers only.
+    AboutClient,
+    Te,
+    Cookie,
+    Trace,
+}
+
+impl Field {
+    fn of(name: &HeaderName) -> Self {
+        match name.as_str() {
+            "host" | "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding"
+            | "upgrade" | "expect" | "x-request-id" => Self::Dropped,
+            "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
+            | "cf-connecting-ip" | "true-client-ip" | "x-real-ip" => Self::AboutClient,
+            "te" => Self::Te,
+            "cookie" => Self::Cookie,
+            "traceparent" => Self::Trace,
+            _ => Self::Kept,
+        }
+    }
+}
+
+impl Told {
+    pub(super) fn new(connection: &ClientConnection, authority: HeaderValue) -> Self {
+        let peer = connection.peer.ip();
+        let proto = if connection.is_tls { "https" } else { "http" };
+        let element = forwarded_element(peer, authority.to_str().unwrap_or_default(), proto);
+        Self { authority, address: text(peer.to_string()), element: text(element) }
+    }
+
+    pub(super) fn is_about(&self, authority: &str) -> bool {
+        self.authority.as_bytes() == authority.as_bytes()
+    }
+}
+
+/// The client's fields as they are forwarded, before the route's edits.
+pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
+    let mut to = HeaderMap::with_capacity(from.len() + ADDED_MAX);
+    let told = hop.connection.told(hop.authority);
+    let host = hop.host.or_else(|| (!hop.authority.is_empty()).then_some(&told.authority));
+    if let Some(host) = host {
+        to.append(HOST, host.clone());
+    }
+    let options = headers::connection_options(from);
+    let (mut cookies, mut has_trace, mut wants_trailers) = (0, false, false);
+    for (name, value) in from {
+        match Field::of(name) {
+            Field::Kept => {}
+            Field::AboutClient if hop.connection.is_trusted => {}
+            Field::Cookie => cookies += 1,
+            Field::Trace => has_trace = true,
+            Field::Te => {
+                wants_trailers |= headers::has_token(from, &TE, "trailers");
+                continue;
+            }
+            Field::Dropped | Field::AboutClient => continue,
+        }
+        if options.is_empty() || !options.contains(name) {
+            to.append(name, value.clone());
+        }
+    }
+    if cookies > 1 {
+        join_cookies(&mut to);
+    }
+    if wants_trailers {
+        to.append(TE, HeaderValue::from_static("trailers"));
+    }
+    tell_of_client(&mut to, hop, &told);
+    headers::append_via(&mut to, hop.via);
+    to.append(X_REQUEST_ID, hop.request_id.clone());
+    if !has_trace {
+        to.append(TRACEPARENT, traceparent(hop.rng));
+    }
+    to
+}
+
+/// HTTP/2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::try_from(crumbs.join(b"; ".as_slice())) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+fn tell_of_client(to: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
+    let proto = HeaderValue::from_static(if hop.connection.is_tls { "https" } else { "http" });
+    if !hop.connection.is_trusted {
+        // Nothing of the kind has been copied.
+        to.append(X_FORWARDED_FOR, told.address.clone());
+        to.append(X_FORWARDED_PROTO, proto);
+        if !hop.authority.is_empty() {
+            to.append(X_FORWARDED_HOST, told.authority.clone());
+        }
+        to.append(FORWARDED, told.element.clone());
+        return;
+    }
+    headers::append_member(to, X_FORWARDED_FOR, &told.address);
+    to.entry(X_FORWARDED_PROTO).or_insert(proto);
+    if !hop.authority.is_empty() {
+        to.entry(X_FORWARDED_HOST).or_insert_with(|| told.authority.clone());
+    }
+    headers::append_member(to, FORWARDED, &told.element);
+}
+
+/// One element of a Forwarded field (RFC 7239 §4).
+fn forwarded_element(peer: IpAddr, authority: &str, proto: &str) -> String {
+    let mut element = match peer {
+        IpAddr::V4(peer) => format!("for={peer};"),
+        IpAddr::V6(peer) => format!("for=\"[{peer}]\";"),
+    };
+    if !authority.is_empty() {
+        // An authority has been checked to hold neither quotes nor backslashes.
+        element.push_str("host=\"");
+        element.push_str(authority);
+        element.push_str("\";");
+    }
+    element.push_str("proto=");
+    element.push_str(proto);
+    element
+}
+
+/// A new trace without a decision about sampling (W3C Trace Context, level 1).
+fn traceparent(rng: &Rng) -> HeaderValue {
+    let mut line = [b'0'; 55];
+    line[2] = b'-';
+    hex::digits(&mut line[3..19], rng.next());
+    hex::digits(&mut line[19..35], rng.next());
+    line[35] = b'-';
+    // The id of the parent is not zero.
+    hex::digits(&mut line[36..52], rng.next().max(1));
+    line[52] = b'-';
+    value(Bytes::from_owner(line))
+}
+
+fn text(text: String) -> HeaderValue {
+    value(Bytes::from_owner(text.into_bytes()))
+}
+
+/// Of bytes that are visible ASCII.
+fn value(bytes: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_crumbs_become_one_cookie() {
+        let mut map = HeaderMap::new();
+        map.append(COOKIE, HeaderValue::from_static("a=1"));
+        map.append(COOKIE, HeaderValue::from_static("b=2"));
+        join_cookies(&mut map);
+        assert_eq!(map.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_forwarded_element_quotes_what_must_be_quoted() {
+        let peer = "2001:db8::1".parse().expect("an address");
+        assert_eq!(
+            forwarded_element(peer, "example.com:8443", "https"),
+            "for=\"[2001:db8::1]\";host=\"example.com:8443\";proto=https"
+        );
+    }
+
+    #[test]
+    fn a_made_trace_has_the_standard_form() {
+        let value = traceparent(&Rng::seeded(1));
+        let text = value.to_str().expect("text");
+        let parts: Vec<usize> = text.split('-').map(str::len).collect();
+        assert_eq!(parts, [2, 32, 16, 2]);
+        assert!(text.starts_with("00-") && text.ends_with("-00"));
+        assert!(text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()));
+    }
+}

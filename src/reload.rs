@@ -1,0 +1,239 @@
+//! Taking a new configuration while running.
+//!
+//! Load → validate → build → bind → swap once → close what is not wanted any more. Whatever fails
+//! before the swap leaves the process as it was, but for the log, a metric and the status page.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::admin::{ReloadAnswer, ReloadLog};
+use crate::bindings::{Bindings, Change};
+use crate::compile::{self, Compiled};
+use crate::config::diagnostics::{Diagnostic, Report, Sources};
+use crate::config::model::{self, BindAddress, Name};
+use crate::config::{Loaded, Refused};
+use crate::discovery;
+use crate::logging::ProgramLog;
+use crate::proxy::{LogWriter, Sink};
+use crate::snapshot::{Resources, Snapshot};
+use crate::watch::Watcher;
+use crate::worker::Workers;
+
+/// How often the contents are compared, for changes whose events were missed.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long names of endpoints may take to be resolved before a new configuration is used.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who wants a reload.
+#[derive(Debug)]
+pub enum Trigger {
+    /// SIGHUP.
+    Signal,
+    Admin(oneshot::Sender<ReloadAnswer>),
+}
+
+/// Everything that a swap concerns.
+#[derive(Debug)]
+pub struct Reloader {
+    pub path: PathBuf,
+    pub published: Arc<ArcSwap<Snapshot>>,
+    pub resources: Resources,
+    pub workers: Workers,
+    pub bindings: Bindings,
+    /// For the status page.
+    pub addresses: Arc<ArcSwap<Vec<(Name, BindAddress)>>>,
+    pub access_log: Arc<LogWriter>,
+    pub program_log: ProgramLog,
+    pub reloads: Arc<ReloadLog>,
+    pub generations: watch::Sender<u64>,
+    pub descriptors_max: u64,
+    /// Of the files that the running configuration came from.
+    pub digest: u64,
+    /// Of files that were refused: without a change they are not looked at again.
+    pub refused: Option<u64>,
+}
+
+/// What is ready to be swapped in.
+struct Ready {
+    compiled: Compiled,
+    change: Change,
+    /// Where the access log goes from now on, if that changes.
+    sink: Option<Sink>,
+}
+
+impl Reloader {
+    /// Begins to accept, then follows the files and answers the triggers.
+    pub async fn run(
+        mut self,
+        first: Change,
+        files: Vec<PathBuf>,
+        mut triggers: mpsc::Receiver<Trigger>,
+    ) {
+        self.bindings.apply(first, &self.workers).await;
+        self.addresses.store(Arc::new(self.bindings.addresses()));
+        let mut watcher = Watcher::default();
+        watcher.follow(&files);
+        let mut poll = Instant::now() + POLL_INTERVAL;
+        loop {
+            let trigger = tokio::select! {
+                trigger = triggers.recv() => match trigger {
+                    Some(trigger) => Some(trigger),
+                    None => return,
+                },
+                () = watcher.changed() => None,
+                () = sleep_until(poll) => None,
+            };
+            poll = Instant::now() + POLL_INTERVAL;
+            let path = self.path.clone();
+            let Ok(loaded) = tokio::task::spawn_blocking(move || compile::load(&path)).await else {
+                tracing::error!("loading the configuration panicked; the old one goes on");
+                continue;
+            };
+            watcher.follow(&loaded.files);
+            let is_asked = trigger.is_some();
+            if !is_asked && Some(loaded.digest) == self.refused {
+                continue;
+            }
+            let answer = self.reload(loaded, is_asked).await;
+            if let Some(Trigger::Admin(asker)) = trigger {
+                // Fails if the asker has left.
+                let _ = asker.send(answer);
+            }
+        }
+    }
+
+    async fn reload(&mut self, loaded: Loaded, is_asked: bool) -> ReloadAnswer {
+        let digest = loaded.digest;
+        if digest == self.digest && !loaded.has_errors() {
+            let generation = self.published.load().generation;
+            if is_asked || self.refused.is_some() {
+                self.refused = None;
+                self.reloads.succeeded(generation);
+                tracing::info!(generation, "configuration is unchanged");
+            }
+            return ReloadAnswer::Accepted { generation, changed: false, warnings: Vec::new() };
+        }
+        match self.prepare(loaded).await {
+            Ok(ready) => {
+                self.refused = None;
+                self.digest = digest;
+                self.swap(ready).await
+            }
+            Err(refused) => {
+                self.refused = Some(digest);
+                self.refuse(&refused)
+            }
+        }
+    }
+
+    async fn prepare(&self, loaded: Loaded) -> Result<Ready, Box<Refused>> {
+        let previous = self.published.load_full();
+        let resources = self.resources.clone();
+        let descriptors_max = self.descriptors_max;
+        // Keys and certificates are read and checked: not for a thread that answers probes.
+        let compiling = tokio::task::spawn_blocking(move || {
+            compile::compile(loaded, Some(&previous), &resources, descriptors_max)
+        });
+        let compiled = compiling.await.unwrap_or_else(|_| {
+            let problem = Diagnostic::placeless("compiling the configuration panicked");
+            Err(Box::new(Refused { diagnostics: vec![problem], sources: Sources::default() }))
+        })?;
+        let running = self.published.load_full();
+        let config = compiled.snapshot.config.clone();
+        let mut problems = Vec::new();
+        let change = self
+            .bindings
+            .prepare(&config.listeners, self.workers.count())
+            .map_err(|found| problems.extend(found))
+            .ok();
+        let target = &config.log.access.to;
+        let sink = (*target != running.config.log.access.to).then(|| Sink::open(target));
+        let sink = sink.transpose().map_err(|error| {
+            problems
+                .push(Diagnostic::placeless(format!("log.access.to cannot be opened: {error}")));
+        });
+        let (Some(change), Ok(sink)) = (change, sink) else {
+            return Err(Box::new(Refused { diagnostics: problems, sources: compiled.sources }));
+        };
+        discovery::resolve_all(&compiled.snapshot, RESOLVE_PATIENCE).await;
+        Ok(Ready { compiled, change, sink })
+    }
+
+    async fn swap(&mut self, ready: Ready) -> ReloadAnswer {
+        let Ready { compiled: Compiled { snapshot, mut warnings, sources }, change, sink } = ready;
+        let before = self.published.load_full();
+        warnings.extend(needs_restart(&before.config, &snapshot.config));
+        let generation = snapshot.generation;
+        self.resources.cache.reconfigure(&snapshot.config.cache);
+        self.program_log.change(&before.config.log, &snapshot.config.log);
+        if let Some(sink) = sink {
+            self.access_log.switch(sink);
+        }
+        self.published.store(Arc::new(snapshot));
+        self.bindings.apply(change, &self.workers).await;
+        self.addresses.store(Arc::new(self.bindings.addresses()));
+        self.generations.send_replace(generation);
+        self.reloads.succeeded(generation);
+        let warnings = reports(&warnings, &sources);
+        log_all(&warnings);
+        tracing::info!(generation, "configuration reloaded");
+        ReloadAnswer::Accepted { generation, changed: true, warnings }
+    }
+
+    fn refuse(&self, refused: &Refused) -> ReloadAnswer {
+        let problems = reports(&refused.diagnostics, &refused.sources);
+        log_all(&problems);
+        let generation = self.published.load().generation;
+        tracing::error!(generation, "configuration refused; the running one goes on");
+        let text: String =
+            refused.diagnostics.iter().map(|problem| problem.render(&refused.sources)).collect();
+        self.reloads.failed(text);
+        ReloadAnswer::Refused { problems }
+    }
+}
+
+fn reports(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<Report> {
+    diagnostics.iter().map(|diagnostic| diagnostic.report(sources)).collect()
+}
+
+/// One event for each problem or warning.
+pub fn log_all(reports: &[Report]) {
+    for report in reports {
+        let Report { file, line, column, severity, message, help } = report;
+        let place = file.as_ref().map(|file| format!("{file}:{line}:{column}"));
+        match severity {
+            crate::config::diagnostics::Severity::Error => {
+                tracing::error!(place, help, "{message}");
+            }
+            crate::config::diagnostics::Severity::Warning => {
+                tracing::warn!(place, help, "{message}");
+            }
+        }
+    }
+}
+
+/// Settings that are read at start only and have changed.
+fn needs_restart(before: &model::Config, now: &model::Config) -> Vec<Diagnostic> {
+    let mut changed = Vec::new();
+    if before.process.workers != now.process.workers {
+        changed.push("process.workers");
+    }
+    let bind = |config: &model::Config| config.admin.as_ref().map(|admin| admin.bind.clone());
+    if bind(before) != bind(now) {
+        changed.push("admin.bind");
+    }
+    changed
+        .into_iter()
+        .map(|key| Diagnostic {
+            severity: crate::config::diagnostics::Severity::Warning,
+            ..Diagnostic::placeless(format!(
+                "{key} is read at start: the change waits for a restart"
+            ))
+        })
+        .collect()
+}
