@@ -4,6 +4,7 @@
 //! before the swap leaves the process as it was, but for the log, a metric and the status page.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub struct Reloader {
     pub bindings: Bindings,
     /// For the status page.
     pub addresses: Arc<ArcSwap<Vec<(Name, BindAddress)>>>,
-    pub access_log: Arc<LogWriter>,
+    pub access_log: Rc<LogWriter>,
     pub program_log: ProgramLog,
     pub reloads: Arc<ReloadLog>,
     pub generations: watch::Sender<u64>,

@@ -135,7 +135,7 @@ struct Opened {
     admin: Option<AdminSocket>,
     bindings: Bindings,
     change: Change,
-    access_log: Arc<LogWriter>,
+    access_log: Rc<LogWriter>,
 }
 
 fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
@@ -155,7 +155,7 @@ fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
             let access_log = LogWriter::start(&config.log.access.to).map_err(|error| {
                 start_failed(&format!("log.access.to cannot be opened: {error}"))
             })?;
-            Ok(Opened { signals, admin, bindings, change, access_log: Arc::new(access_log) })
+            Ok(Opened { signals, admin, bindings, change, access_log: Rc::new(access_log) })
         }
         prepared => {
             let found = prepared.err().unwrap_or_default();
@@ -229,7 +229,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     control.until_stop(&published, asked).await;
     let exit = control.drain(&published.load().config.process, threads).await;
     drop((control, published));
-    if let Some(log) = Arc::into_inner(access_log) {
+    if let Some(log) = Rc::into_inner(access_log) {
         log.finish();
     }
     exit
@@ -250,7 +250,7 @@ struct Control {
     signals: Signals,
     triggers: mpsc::Sender<Trigger>,
     shutdown: Shutdown,
-    access_log: Arc<LogWriter>,
+    access_log: Rc<LogWriter>,
 }
 
 impl Control {

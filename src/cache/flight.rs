@@ -253,6 +253,7 @@ impl Flight {
     }
 
     /// How many requests read from it.
+    #[cfg(test)]
     pub(super) fn readers(&self) -> usize {
         self.state().reading().count()
     }

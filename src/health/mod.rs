@@ -1,6 +1,6 @@
 //! Active health checks: whether endpoints answer, asked from outside the stream of requests.
 //!
-//! One prober serves all workers. Each endpoint of a pool with `health` has a [`Schedule`], a task
+//! One prober serves all workers. Each endpoint of a pool with `health` has a schedule, a task
 //! of its own that lasts as long as the endpoint and the definition of its checks. A probe opens a
 //! connection of its own, which counts neither among those of the endpoint nor in the time to
 //! connect: an endpoint at its limits is still to be judged. Deliberately absent: what follows

@@ -116,7 +116,7 @@ mod tests {
     fn a_header_block_lasts_until_the_end_of_the_frame_that_ends_it() {
         let preface = vec![b'P'; PREFACE_BYTES];
         let settings = frame(0x4, 0, 12);
-        let open = [preface.clone(), settings.clone(), frame(HEADERS, 0, 300)].concat();
+        let open = [preface.clone(), settings, frame(HEADERS, 0, 300)].concat();
         assert!(is_in_head(&open));
         let continued = [open.clone(), frame(CONTINUATION, 0, 5)].concat();
         assert!(is_in_head(&continued));

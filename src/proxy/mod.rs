@@ -2,7 +2,7 @@
 //!
 //! [`handle`] is the program. It takes the snapshot once, checks the request, finds its route and
 //! looks into the cache; a hit is answered on the spot. Everything that waits goes on in
-//! [`serve`]. Answers leave through `deliver`, errors become statuses in `respond`, and what is
+//! `serve`. Answers leave through `deliver`, errors become statuses in `respond`, and what is
 //! counted and logged is gathered in the [`Exchange`].
 
 pub mod access_log;

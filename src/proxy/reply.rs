@@ -20,6 +20,10 @@ use crate::error::Error;
 const STREAM_PART_BYTES: usize = 16 << 10;
 
 /// The answer to one request. A cached hit is there at once and costs no allocation for waiting.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a cached hit costs no allocation; hyper keeps one for each connection or stream"
+)]
 pub enum Reply {
     /// `None` once taken.
     Now(Option<Response<ReplyBody>>),

@@ -22,7 +22,7 @@ pub struct Backend {
 
 #[derive(Debug)]
 pub enum Kind {
-    Balanced(Balanced),
+    Balanced(Box<Balanced>),
     Folder(Folder),
 }
 
@@ -53,7 +53,7 @@ impl Backend {
                     .filter(|previous| previous.spec.tls == spec.tls)
                     .and_then(Self::balanced)
                     .map(|balanced| &*balanced.pool);
-                Kind::Balanced(Balanced {
+                Kind::Balanced(Box::new(Balanced {
                     pool: Arc::new(Pool::build(spec, endpoints, previous, now)),
                     dialer: Dialer {
                         tls: client_config(spec)?,
@@ -62,7 +62,7 @@ impl Backend {
                         slot_timeout: spec.limits.queue_timeout,
                     },
                     tls: spec.tls.clone(),
-                })
+                }))
             }
         };
         Ok(Self { spec: spec.clone(), kind })

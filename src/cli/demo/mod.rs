@@ -46,7 +46,7 @@ struct Demo {
     http: u16,
     https: u16,
     admin: u16,
-    pods: Vec<SocketAddr>,
+    pods: [SocketAddr; 3],
 }
 
 fn prepare() -> io::Result<Demo> {
@@ -59,9 +59,8 @@ fn prepare() -> io::Result<Demo> {
     std::fs::create_dir(&site)?;
     std::fs::write(site.join("index.html"), INDEX)?;
     std::fs::write(site.join("style.css"), STYLE)?;
-    let pods = [("pod-1", Duration::ZERO), ("pod-2", SLOW), ("pod-3", Duration::ZERO)]
-        .map(|(name, delay)| Pod { name, delay }.start());
-    let pods = pods.into_iter().collect::<io::Result<Vec<_>>>()?;
+    let pod = |name, delay| Pod { name, delay }.start();
+    let pods = [pod("pod-1", Duration::ZERO)?, pod("pod-2", SLOW)?, pod("pod-3", Duration::ZERO)?];
     let demo = Demo {
         http: free_port(HTTP_PORT)?,
         https: free_port(HTTPS_PORT)?,
@@ -133,10 +132,7 @@ redirect = {{ to = "/api/hello" }}
         let Self { http, https, admin, .. } = self;
         let config = self.folder.0.join("headwater.toml");
         let config = config.display();
-        let [first, second, third] = match self.pods[..] {
-            [first, second, third] => [first, second, third],
-            _ => return String::new(),
-        };
+        let [first, second, third] = self.pods;
         format!(
             "headwater demo: three pods behind one proxy
 
@@ -150,9 +146,9 @@ Worth trying:
   curl -i http://127.0.0.1:{http}/api/hello             # which pod answers? mostly not the slow one
   curl -i http://127.0.0.1:{http}/cached/hello          # twice: Cache-Status and Age
   curl -k --http2 -i https://localhost:{https}/cached/hello
-  curl http://127.0.0.1:{third}/flaky/on                # pod-3 answers 503 to every other request...
+  curl http://{third}/flaky/on                # pod-3 answers 503 to every other request...
   for i in 1 2 3 4 5 6; do curl -s http://127.0.0.1:{http}/api/hello; done  # ...and nobody sees it
-  curl http://127.0.0.1:{first}/stop                    # pod-1 is gone for 15 s, without a failed request
+  curl http://{first}/stop                    # pod-1 is gone for 15 s, without a failed request
   curl http://127.0.0.1:{admin}/api/pools               # who is healthy, and why not
   curl -X POST -H 'Content-Type: application/json' -d '{{\"all\":true}}' http://127.0.0.1:{admin}/api/cache/purge
   $EDITOR {config}    # a change is taken at once, a mistake is refused

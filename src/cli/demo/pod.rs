@@ -124,7 +124,7 @@ impl Running {
                 sleep(self.pod.delay).await;
                 self.served.set(self.served.get() + 1);
                 let served = self.served.get();
-                match self.flaky.get() && served % 2 == 0 {
+                match self.flaky.get() && served.is_multiple_of(2) {
                     true => (StatusCode::SERVICE_UNAVAILABLE, format!("{name} fails\n")),
                     false => (StatusCode::OK, format!("{name} answers {path}, its no. {served}\n")),
                 }
