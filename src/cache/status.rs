@@ -69,6 +69,13 @@ pub enum FieldKind {
     Collapsed,
 }
 
+impl FieldKind {
+    /// Whether the origin was not asked for this answer.
+    pub fn is_from_store(self) -> bool {
+        matches!(self, Self::Hit | Self::Collapsed)
+    }
+}
+
 /// Writes a number in decimal digits. Every hit needs two of them, and the machinery of
 /// formatting costs more than the rest of a field.
 pub fn push_number(out: &mut Vec<u8>, mut number: u64) {

@@ -51,13 +51,22 @@ pub(super) fn response(
         headers::append_member(
             response.headers_mut(),
             CACHE_STATUS,
-            &value(Bytes::from_owner(text)),
+            value(Bytes::from_owner(text)),
         );
     }
     let id = exchange.request_id.clone();
     response.headers_mut().insert(X_REQUEST_ID, id);
     finish(&mut exchange, asked, &mut response);
     response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// Adds the fields that every answer from the store has, for their places only: their values are
+/// made for each answer, and a copy of the map need not grow for them.
+pub(super) fn with_room(headers: &mut HeaderMap) {
+    headers.insert(AGE, HeaderValue::from_static("0"));
+    headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
+    // Those of caches further upstream stay before ours.
+    headers::append_member(headers, CACHE_STATUS, HeaderValue::from_static(""));
 }
 
 /// Sends a stored or shared answer: as a 304 where the client has it already, without its body
@@ -81,15 +90,12 @@ pub(super) fn cached(
     };
     let age = head.age(now).as_secs();
     let mine = Mine::new(age, &status_field(&exchange, told));
-    fields.insert(AGE, mine.age);
-    match fields.entry(CACHE_STATUS) {
-        http::header::Entry::Vacant(place) => {
-            place.insert(mine.cache_status);
-        }
-        http::header::Entry::Occupied(mut place) => {
-            place.append(mine.cache_status);
-        }
+    if told.kind.is_from_store() || age > 0 {
+        fields.insert(AGE, mine.age);
+    } else {
+        fields.remove(AGE);
     }
+    headers::append_member(&mut fields, CACHE_STATUS, mine.cache_status);
     fields.insert(X_REQUEST_ID, exchange.request_id.clone());
     let mut response = Response::new(body);
     *response.status_mut() = status;

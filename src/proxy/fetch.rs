@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
+use super::deliver;
 use super::forward::{self, Answer, Outgoing, Trace};
 use super::local::Local;
 use crate::body::Body;
@@ -304,7 +305,7 @@ fn confirmed(
 ) -> Result<Head, Refusal> {
     let mut headers = stale.head.freshened(update);
     let initial_age = freshness::initial_age(update, arrival.received, arrival.delay);
-    headers.remove(AGE);
+    deliver::with_room(&mut headers);
     let status = stale.head.status;
     let facts = RequestFacts { method, headers: request };
     let terms = storable::terms(facts, status, &headers, arrival.received, &plan.cache)?;
@@ -315,13 +316,14 @@ fn stored_response(entry: &Entry) -> Response<Body> {
     let mut response = Response::new(Body::stored(&entry.body));
     *response.status_mut() = entry.head.status;
     *response.headers_mut() = entry.head.headers.clone();
+    response.headers_mut().remove(AGE);
     response
 }
 
 /// The fields that are stored: all that are left after the hop, but Age, which is counted on.
 fn stored_headers(headers: &HeaderMap, length: Option<u64>) -> HeaderMap {
     let mut headers = headers.clone();
-    headers.remove(AGE);
+    deliver::with_room(&mut headers);
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }

@@ -147,12 +147,12 @@ fn tell_of_client(to: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
         to.append(FORWARDED, told.element.clone());
         return;
     }
-    headers::append_member(to, X_FORWARDED_FOR, &told.address);
+    headers::append_member(to, X_FORWARDED_FOR, told.address.clone());
     to.entry(X_FORWARDED_PROTO).or_insert(proto);
     if !hop.authority.is_empty() {
         to.entry(X_FORWARDED_HOST).or_insert_with(|| told.authority.clone());
     }
-    headers::append_member(to, FORWARDED, &told.element);
+    headers::append_member(to, FORWARDED, told.element.clone());
 }
 
 /// One element of a Forwarded field (RFC 7239 §4).

@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, Entry, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -138,24 +137,24 @@ pub(super) fn trusted_request_id(
 
 /// Adds our hop to Via.
 pub(super) fn append_via(headers: &mut HeaderMap, hop: &HeaderValue) {
-    append_member(headers, VIA, hop);
+    append_member(headers, VIA, hop.clone());
 }
 
 /// Adds a member to a list field, in one line.
-pub(super) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) {
+pub(super) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: HeaderValue) {
     match headers.entry(name) {
         Entry::Vacant(place) => {
-            place.insert(member.clone());
+            place.insert(member);
+        }
+        Entry::Occupied(mut place) if place.iter().all(HeaderValue::is_empty) => {
+            place.insert(member);
         }
         Entry::Occupied(mut place) => {
-            let mut line = Vec::with_capacity(256);
-            for value in place.iter() {
-                line.extend_from_slice(value.as_bytes());
-                line.extend_from_slice(b", ");
-            }
-            line.extend_from_slice(member.as_bytes());
-            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from_owner(line)) {
-                place.insert(value);
+            let mut members: Vec<&[u8]> = place.iter().map(HeaderValue::as_bytes).collect();
+            members.push(member.as_bytes());
+            members.retain(|member| !member.is_empty());
+            if let Ok(line) = HeaderValue::try_from(members.join(b", ".as_slice())) {
+                place.insert(line);
             }
         }
     }
