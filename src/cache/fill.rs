@@ -25,6 +25,15 @@ pub struct Lead {
     flight: Arc<Flight>,
     /// Under which the flight is found.
     key: Key,
+    company: Company,
+}
+
+/// Who may share a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    Anybody,
+    /// It is for one request; what comes of it says little about others.
+    Nobody,
 }
 
 /// A response on its way into the store and to the readers of its flight.
@@ -46,8 +55,8 @@ struct Charges {
 }
 
 impl Lead {
-    pub(super) fn new(cache: Arc<Cache>, flight: Arc<Flight>, key: Key) -> Self {
-        Self { cache, flight, key }
+    pub(super) fn new(cache: Arc<Cache>, flight: Arc<Flight>, key: Key, company: Company) -> Self {
+        Self { cache, flight, key, company }
     }
 
     pub fn flight(&self) -> &Arc<Flight> {
@@ -57,7 +66,10 @@ impl Lead {
     /// The answer may not be shared: whoever waits fetches alone, and so do, for a while, those
     /// who come later.
     pub fn refuse(self, refusal: Refusal) {
-        self.cache.remember_uncacheable(&self.key, &self.flight);
+        let is_about_the_url = !matches!(refusal, Refusal::Authorization | Refusal::Method);
+        if self.company == Company::Anybody && is_about_the_url {
+            self.cache.remember_uncacheable(&self.key, &self.flight);
+        }
         self.flight.settle(Outcome::Alone(refusal));
     }
 
@@ -102,12 +114,15 @@ impl Lead {
             .zip(self.cache.store.reserve(body_bytes))
             .map(|(head, body)| Charges { head, body });
         let Some(charges) = charges else { return Err((self, Refusal::TooLarge)) };
-        let variant = VaryFields::of(&head.headers).map(|fields| {
-            let (fields, key) = self.cache.vary(&self.flight, &fields, request);
+        let mut variant = None;
+        if let Some(fields) = VaryFields::of(&head.headers) {
+            let Some((fields, key)) = self.cache.vary(&self.flight, &fields, request) else {
+                return Err((self, Refusal::TooLarge));
+            };
             self.cache.move_flight(&self.key, &key, &self.flight);
             self.key = key.clone();
-            (fields, key)
-        });
+            variant = Some((fields, key));
+        }
         let shared = Arc::new(Shared { head, length, variant });
         self.flight.settle(Outcome::Streaming(shared.clone()));
         Ok(Fill { lead: self, shared, charges: Some(charges), chunk: BytesMut::new(), received: 0 })

@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
-pub use entry::{Entry, Head};
+pub use entry::{Entry, Head, not_modified_headers};
+use fill::Company;
 pub use fill::{Fill, Lead};
 pub use flight::{Flight, FlightReader, Outcome, Shared};
 pub use inspect::EntrySummary;
@@ -60,6 +61,8 @@ pub struct Cache {
     purges: PurgeLog,
     hasher: KeyHasher,
     object_bytes_max: AtomicU64,
+    /// For sets of variants, each with another one.
+    serials: AtomicU64,
     stats: CacheStats,
 }
 
@@ -91,6 +94,7 @@ impl Cache {
             purges: PurgeLog::default(),
             hasher: KeyHasher::default(),
             object_bytes_max: AtomicU64::new(config.object_bytes_max),
+            serials: AtomicU64::new(1),
             stats: CacheStats::default(),
         })
     }
@@ -156,12 +160,7 @@ impl Cache {
     /// Joins the fetch that is under way for the request, or takes the lead of a new one.
     pub fn join(self: &Arc<Self>, primary: KeyRef<'_>, request: &HeaderMap) -> Join {
         let began = self.purges.epoch();
-        let key = match self.store.get(primary) {
-            Some(Slot::Variants(variants)) => {
-                variants.fields.variant_key_owned(primary, request, &self.hasher)
-            }
-            _ => primary.to_owned(),
-        };
+        let key = self.request_key(primary, request);
         let flight = Arc::new(Flight::new(primary.to_owned(), began));
         match self.flights(&key).entry(key.clone()) {
             Place::Vacant(place) => {
@@ -179,14 +178,23 @@ impl Cache {
                 place.insert(flight.clone());
             }
         }
-        Join::Lead(Lead::new(self.clone(), flight, key))
+        Join::Lead(Lead::new(self.clone(), flight, key, Company::Anybody))
     }
 
     /// A lead that nobody finds, for a fetch whose answer may turn out to be storable.
-    pub fn lead_alone(self: &Arc<Self>, primary: KeyRef<'_>) -> Lead {
-        let key = primary.to_owned();
-        let flight = Arc::new(Flight::new(key.clone(), self.purges.epoch()));
-        Lead::new(self.clone(), flight, key)
+    pub fn lead_alone(self: &Arc<Self>, primary: KeyRef<'_>, request: &HeaderMap) -> Lead {
+        let flight = Arc::new(Flight::new(primary.to_owned(), self.purges.epoch()));
+        Lead::new(self.clone(), flight, self.request_key(primary, request), Company::Nobody)
+    }
+
+    /// Under what an answer to this request is stored, as far as that is known.
+    fn request_key(&self, primary: KeyRef<'_>, request: &HeaderMap) -> Key {
+        match self.store.get(primary) {
+            Some(Slot::Variants(variants)) => {
+                variants.fields.variant_key_owned(primary, request, &self.hasher)
+            }
+            _ => primary.to_owned(),
+        }
     }
 
     /// Removes what `target` covers, and condemns what is on its way. How many stored variants it
@@ -255,33 +263,43 @@ impl Cache {
         self.land(from, flight);
     }
 
-    /// Notes that a URL varies; the fields by which it does and the key of this variant.
-    fn vary(&self, flight: &Flight, fields: &VaryFields, request: &HeaderMap) -> (VaryFields, Key) {
+    /// Notes that a URL varies; the fields by which it does and the key of this variant. `None`
+    /// if there is no room to remember it.
+    fn vary(
+        &self,
+        flight: &Flight,
+        fields: &VaryFields,
+        request: &HeaderMap,
+    ) -> Option<(VaryFields, Key)> {
         let primary = flight.primary.as_ref();
         let known = match self.store.get(primary) {
             Some(Slot::Variants(known)) => Some(known),
             _ => None,
         };
         let fields = known.as_ref().map_or_else(|| fields.clone(), |k| k.fields.union(fields));
-        let key = fields.variant_key_owned(primary, request, &self.hasher);
-        match known {
-            Some(known) if known.fields == fields => {
-                if let Some(oldest) = known.add(key.clone()) {
-                    self.remove_url(oldest.as_ref());
-                }
-            }
+        let known = match known {
+            Some(known) if known.fields == fields => known,
             known => {
                 // Variants selected by fewer fields can no longer be found; they go.
                 for old in known.iter().flat_map(|known| known.keys()) {
                     self.remove_url(old.as_ref());
                 }
-                if let Some(charge) = self.store.reserve(entry::ENTRY_OVERHEAD) {
-                    let variants = Variants::new(fields.clone(), vec![key.clone()], charge);
-                    self.store.insert(flight.primary.clone(), Slot::Variants(Arc::new(variants)));
-                }
+                let serial = self.serials.fetch_add(1, Ordering::Relaxed);
+                let charge = self.store.reserve(entry::ENTRY_OVERHEAD)?;
+                let variants = Arc::new(Variants::new(fields.with_serial(serial), charge));
+                self.store.insert(flight.primary.clone(), Slot::Variants(variants.clone()));
+                variants
             }
+        };
+        if !known.fields.fits(request) {
+            return None;
         }
-        (fields, key)
+        let key = known.fields.variant_key_owned(primary, request, &self.hasher);
+        let charge = self.store.reserve(key.bytes_len() as u64 + entry::ENTRY_OVERHEAD)?;
+        if let Some(oldest) = known.add(key.clone(), charge) {
+            self.remove_url(oldest.as_ref());
+        }
+        Some((known.fields.clone(), key))
     }
 
     /// Stores an entry, unless a purge came after its fetch began.
@@ -299,12 +317,20 @@ impl Cache {
         }
     }
 
+    /// Notes that an answer could not be stored. What is stored and fresh, or has variants, says
+    /// more about the URL than that one answer.
     fn remember_uncacheable(&self, key: &Key, flight: &Flight) {
         if self.purges.condemns(flight.began, flight.primary.as_ref()) {
             return;
         }
+        let now = Instant::now();
+        match self.store.get(key.as_ref()) {
+            Some(Slot::Variants(_)) => return,
+            Some(Slot::Entry(entry)) if entry.is_live() && entry.head.is_fresh(now) => return,
+            _ => {}
+        }
         if let Some(charge) = self.store.reserve(entry::ENTRY_OVERHEAD + key.bytes_len() as u64) {
-            let mark = Uncacheable::new(Instant::now() + UNCACHEABLE_FOR, charge);
+            let mark = Uncacheable::new(now + UNCACHEABLE_FOR, charge);
             self.store.insert(key.clone(), Slot::Uncacheable(Arc::new(mark)));
         }
     }
@@ -313,5 +339,147 @@ impl Cache {
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cache({} of {} bytes)", self.bytes(), self.bytes_max())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+
+    use super::entry::tests::head;
+    use super::key::primary;
+    use super::storable::Refusal;
+    use super::*;
+
+    fn cache(memory_bytes_max: u64) -> Arc<Cache> {
+        let config = model::Cache {
+            memory_bytes_max,
+            object_bytes_max: memory_bytes_max / 4,
+            name: "headwater".into(),
+        };
+        Cache::new(&config, 1)
+    }
+
+    fn url(cache: &Cache, path: &str) -> Key {
+        primary("h", path, None, &mut KeyBuffer::default(), cache.hasher()).to_owned()
+    }
+
+    fn asking(language: &str) -> HeaderMap {
+        let mut request = HeaderMap::new();
+        let value = HeaderValue::from_str(language).expect("a field value");
+        request.insert("accept-language", value);
+        request
+    }
+
+    async fn fill(lead: Lead, request: &HeaderMap, vary: Option<&'static str>) {
+        let mut head = head(60);
+        if let Some(vary) = vary {
+            head.headers.insert("vary", HeaderValue::from_static(vary));
+        }
+        let mut fill =
+            lead.fill(head, Some(3), request).map_err(|(_, refusal)| refusal).expect("room");
+        assert!(fill.push(Bytes::from_static(b"abc")).await);
+        fill.finish();
+    }
+
+    async fn store(cache: &Arc<Cache>, key: &Key, request: &HeaderMap, vary: Option<&'static str>) {
+        let Join::Lead(lead) = cache.join(key.as_ref(), request) else {
+            unreachable!("nobody else fetches")
+        };
+        fill(lead, request, vary).await;
+    }
+
+    fn is_hit(cache: &Cache, key: &Key, request: &HeaderMap) -> bool {
+        let found =
+            cache.lookup(key.as_ref(), || request, &mut KeyBuffer::default(), Instant::now());
+        matches!(found, Lookup::Fresh(_))
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_for_one_request_stands_for_its_variant_only() {
+        let cache = cache(8 << 20);
+        let key = url(&cache, "/v");
+        store(&cache, &key, &asking("en"), Some("accept-language")).await;
+        let lookup =
+            cache.lookup(key.as_ref(), || asking("en"), &mut KeyBuffer::default(), Instant::now());
+        let Lookup::Fresh(entry) = lookup else { unreachable!("it is stored") };
+        let lead = cache.lead_alone(key.as_ref(), &asking("en"));
+        lead.confirm(&entry, head(60));
+        assert!(is_hit(&cache, &key, &asking("en")));
+        assert!(!is_hit(&cache, &key, &asking("de")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_may_not_be_stored_takes_nothing_that_is_fresh_away() {
+        let cache = cache(8 << 20);
+        for (path, vary) in [("/plain", None), ("/varies", Some("accept-language"))] {
+            let key = url(&cache, path);
+            store(&cache, &key, &asking("en"), vary).await;
+            cache.lead_alone(key.as_ref(), &asking("en")).refuse(Refusal::Authorization);
+            let Join::Lead(lead) = cache.join(key.as_ref(), &asking("en")) else {
+                unreachable!("nobody else fetches")
+            };
+            lead.refuse(Refusal::SetCookie);
+            assert!(is_hit(&cache, &key, &asking("en")), "{path}");
+        }
+        let key = url(&cache, "/private");
+        let Join::Lead(lead) = cache.join(key.as_ref(), &asking("en")) else {
+            unreachable!("nobody else fetches")
+        };
+        lead.refuse(Refusal::Private);
+        let found =
+            cache.lookup(key.as_ref(), HeaderMap::new, &mut KeyBuffer::default(), Instant::now());
+        assert!(matches!(found, Lookup::Uncacheable));
+    }
+
+    #[tokio::test]
+    async fn a_purge_covers_variants_whose_set_was_forgotten() {
+        let cache = cache(8 << 20);
+        let key = url(&cache, "/v");
+        store(&cache, &key, &asking("en"), Some("accept-language")).await;
+        // As an eviction would.
+        cache.store.remove(key.as_ref());
+        cache.purge(&Target::Url(key.clone()));
+        store(&cache, &key, &asking("fr"), Some("accept-language")).await;
+        assert!(is_hit(&cache, &key, &asking("fr")));
+        assert!(!is_hit(&cache, &key, &asking("en")));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_began_before_a_purge_stores_nothing() {
+        let cache = cache(8 << 20);
+        let key = url(&cache, "/a");
+        let Join::Lead(lead) = cache.join(key.as_ref(), &HeaderMap::new()) else {
+            unreachable!("nobody else fetches")
+        };
+        cache.purge(&Target::All);
+        fill(lead, &HeaderMap::new(), None).await;
+        assert!(!is_hit(&cache, &key, &HeaderMap::new()));
+        store(&cache, &key, &HeaderMap::new(), None).await;
+        assert!(is_hit(&cache, &key, &HeaderMap::new()));
+    }
+
+    #[tokio::test]
+    async fn remembered_variants_are_charged_for_and_long_ones_are_not_remembered() {
+        let cache = cache(64 << 20);
+        let key = url(&cache, "/v");
+        let before = cache.bytes();
+        for number in 0..40 {
+            let request = asking(&format!("{number}{}", "x".repeat(4000)));
+            store(&cache, &key, &request, Some("accept-language")).await;
+        }
+        // Sixteen entries with their keys, and the keys once more.
+        let used = cache.bytes() - before;
+        assert!((16 * 2 * 4000..64 * 4000).contains(&used), "{used}");
+        let long = asking(&"x".repeat(5000));
+        let Join::Lead(lead) = cache.join(key.as_ref(), &long) else {
+            unreachable!("nobody else fetches")
+        };
+        let mut varies = head(60);
+        varies.headers.insert("vary", HeaderValue::from_static("accept-language"));
+        assert!(lead.fill(varies, Some(3), &long).is_err());
+        cache.purge(&Target::All);
+        assert_eq!(cache.bytes(), 0);
     }
 }

@@ -15,8 +15,8 @@ const VARIANTS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Variants {
     pub(super) fields: VaryFields,
-    /// Oldest first.
-    keys: Mutex<Vec<Key>>,
+    /// Oldest first, each with what it holds of the cache's memory.
+    keys: Mutex<Vec<(Key, Charge)>>,
     _charge: Charge,
 }
 
@@ -28,22 +28,23 @@ pub(super) struct Uncacheable {
 }
 
 impl Variants {
-    pub(super) fn new(fields: VaryFields, keys: Vec<Key>, charge: Charge) -> Self {
-        Self { fields, keys: Mutex::new(keys), _charge: charge }
+    pub(super) fn new(fields: VaryFields, charge: Charge) -> Self {
+        Self { fields, keys: Mutex::default(), _charge: charge }
     }
 
     /// Remembers a variant; the key of the one that had to make room.
-    pub(super) fn add(&self, key: Key) -> Option<Key> {
+    pub(super) fn add(&self, key: Key, charge: Charge) -> Option<Key> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.contains(&key) {
+        if keys.iter().any(|(known, _)| *known == key) {
             return None;
         }
-        keys.push(key);
-        (keys.len() > VARIANTS_MAX).then(|| keys.remove(0))
+        keys.push((key, charge));
+        (keys.len() > VARIANTS_MAX).then(|| keys.remove(0).0)
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().map(|(key, _)| key.clone()).collect()
     }
 }
 

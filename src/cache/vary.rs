@@ -3,13 +3,22 @@
 use std::sync::Arc;
 
 use http::header::VARY;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
 
-/// The fields that the responses of one URL vary on: lower case, sorted, each once.
+/// What the varied fields of a request may hold together, in bytes. Longer ones are nobody's real
+/// preference, and every variant's key holds them.
+pub(super) const VARIED_BYTES_MAX: usize = 4096;
+
+/// The fields that the responses of one URL vary on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct VaryFields(Arc<[HeaderName]>);
+pub(super) struct VaryFields {
+    /// Lower case, sorted, each once.
+    names: Arc<[HeaderName]>,
+    /// Part of the keys of all variants: once it is forgotten, none of them is found again.
+    serial: u64,
+}
 
 impl VaryFields {
     /// `None` where the response does not vary. `*` must have been refused before.
@@ -22,15 +31,30 @@ impl VaryFields {
             .collect();
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
-        (!names.is_empty()).then(|| Self(names.into()))
+        (!names.is_empty()).then(|| Self { names: names.into(), serial: 0 })
     }
 
     /// The fields of both, so that one URL has one set.
     pub(super) fn union(&self, other: &Self) -> Self {
-        let mut names: Vec<HeaderName> = self.0.iter().chain(&*other.0).cloned().collect();
+        let mut names: Vec<HeaderName> = self.names.iter().chain(&*other.names).cloned().collect();
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
-        if names.len() == self.0.len() { self.clone() } else { Self(names.into()) }
+        if names.len() == self.names.len() {
+            self.clone()
+        } else {
+            Self { names: names.into(), serial: 0 }
+        }
+    }
+
+    /// The same fields, with variants that no key made before can find.
+    pub(super) fn with_serial(self, serial: u64) -> Self {
+        Self { serial, ..self }
+    }
+
+    /// Whether what a request says in these fields is short enough for a key.
+    pub(super) fn fits(&self, request: &HeaderMap) -> bool {
+        let lines = self.names.iter().flat_map(|name| request.get_all(name));
+        lines.map(HeaderValue::len).sum::<usize>() <= VARIED_BYTES_MAX
     }
 
     /// The key of the variant for a request with these fields, as they would be forwarded.
@@ -42,7 +66,8 @@ impl VaryFields {
         hasher: &KeyHasher,
     ) -> KeyRef<'a> {
         buffer.start_with(primary);
-        for name in &*self.0 {
+        buffer.part(&self.serial.to_le_bytes());
+        for name in &*self.names {
             buffer.part(name.as_str().as_bytes());
             let value = combined(request, name);
             buffer.optional(value.as_deref());
@@ -80,8 +105,6 @@ fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {

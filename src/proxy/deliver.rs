@@ -13,7 +13,7 @@ use super::respond;
 use super::target::Target;
 use crate::body::Body;
 use crate::cache::status::{FieldKind, StatusField, push_number};
-use crate::cache::{Head, conditional};
+use crate::cache::{Head, conditional, not_modified_headers};
 use crate::error::Kind;
 use crate::route::template::Values;
 
@@ -82,7 +82,7 @@ pub(super) fn cached(
     let (status, mut fields, body) = if conditional::is_not_modified(asked.headers, &head.headers)
         && head.status == StatusCode::OK
     {
-        (StatusCode::NOT_MODIFIED, head.not_modified_headers(), Body::Empty)
+        (StatusCode::NOT_MODIFIED, not_modified_headers(&head.headers), Body::Empty)
     } else if asked.method == Method::HEAD {
         (head.status, head.headers.clone(), Body::Empty)
     } else {

@@ -68,7 +68,7 @@ pub(super) async fn fetch(
     let cache = local.snapshot().cache.clone();
     for _ in 0..REGROUPINGS_MAX {
         let join = if plan.alone {
-            Join::Lead(cache.lead_alone(plan.key.as_ref()))
+            Join::Lead(cache.lead_alone(plan.key.as_ref(), &outgoing.headers))
         } else {
             cache.join(plan.key.as_ref(), &outgoing.headers)
         };
@@ -189,7 +189,11 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self, mut outgoing: Outgoing, lead: Lead) {
-        let validating = prepare(&mut outgoing.headers, self.plan.stale.as_deref());
+        let validating = match (&self.plan.stale, self.plan.alone) {
+            // The answer is for this client only, so its own conditions may stand.
+            (None, true) => false,
+            (stale, _) => prepare(&mut outgoing.headers, stale.as_deref()),
+        };
         let request = outgoing.headers.clone();
         let method = outgoing.method.clone();
         let mut trace = Trace::default();

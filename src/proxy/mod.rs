@@ -35,7 +35,7 @@ use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::key::{self, Key};
 use crate::cache::status::{CacheStatus, FieldKind};
-use crate::cache::{Entry, Lookup};
+use crate::cache::{Entry, Lookup, conditional, not_modified_headers};
 use crate::error::Kind;
 use crate::route::template;
 use crate::snapshot::{Action, Backend, Route};
@@ -328,9 +328,22 @@ fn fetched_answer(
         Fetched::Own { response, refusal } => {
             exchange.cache = Some(CacheStatus::Uncacheable);
             let told = Told { kind: miss(false), ttl: None, detail: Some(refusal.as_str()) };
-            from_backend(exchange, asked, response, Some(told))
+            from_backend(exchange, asked, unless_client_has_it(asked, response), Some(told))
         }
     }
+}
+
+/// A 304 in place of an answer that the client holds already: the fetch was made without the
+/// client's conditions, in the hope of an answer for everybody.
+fn unless_client_has_it(asked: &Asked<'_>, response: Response<Body>) -> Response<Body> {
+    if response.status() != StatusCode::OK
+        || !conditional::is_not_modified(asked.headers, response.headers())
+    {
+        return response;
+    }
+    let mut not_modified = empty(StatusCode::NOT_MODIFIED);
+    *not_modified.headers_mut() = not_modified_headers(response.headers());
+    not_modified
 }
 
 /// Sends a backend's answer; a bare status of a folder gets a page.
