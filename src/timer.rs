@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -48,6 +49,20 @@ impl LazyTimer {
         ready!(sleep.as_mut().poll(cx));
         self.armed = None;
         Poll::Ready(())
+    }
+}
+
+impl LazyTimer {
+    /// Wakes the task within `after`, counted from now or from an earlier call, to look again.
+    pub fn keep_armed(&mut self, after: Duration, cx: &mut Context<'_>) {
+        if self.armed.is_some() && self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed()) {
+            return;
+        }
+        let now = Instant::now();
+        self.armed = None;
+        if self.poll_until(now + after, now, cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
     }
 }
 
@@ -100,7 +115,6 @@ impl Drop for SlotTimer {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 

@@ -71,6 +71,7 @@ struct Head {
     bytes: usize,
     fields: usize,
     length: Option<u64>,
+    repeated_length: bool,
     chunked: bool,
     foreign_encoding: bool,
 }
@@ -203,6 +204,7 @@ impl HeadScanner {
         match line.first() {
             Some(b'c' | b'C') => {
                 if let Some(value) = value_of(line, b"content-length") {
+                    self.head.repeated_length |= self.head.length.is_some();
                     self.head.length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                     if self.head.length.is_none() {
                         self.phase = Phase::Opaque;
@@ -224,6 +226,8 @@ impl HeadScanner {
         self.heads += 1;
         let rule = if self.head.chunked && self.head.length.is_some() {
             Some("Content-Length with Transfer-Encoding")
+        } else if self.head.repeated_length {
+            Some("Content-Length stands twice")
         } else if self.head.foreign_encoding {
             Some("Transfer-Encoding other than chunked")
         } else {

@@ -25,6 +25,9 @@ use crate::timer::LazyTimer;
 /// How long an idle HTTP/1.1 connection stays open for one more request while we drain.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
 
+/// How long a client that has been told goodbye may be silent before the connection is closed.
+const LINGER_GAP: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub(crate) enum Transport {
     Plain(Socket),
@@ -51,6 +54,14 @@ pub(crate) struct ClientIo {
     /// When the last byte came.
     read_at: Instant,
     state: State,
+    /// Once an HTTP/2 connection has said goodbye.
+    lingering: Option<Lingering>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lingering {
+    since: Instant,
+    read_at: Instant,
 }
 
 #[derive(Debug)]
@@ -104,6 +115,7 @@ impl ClientIo {
             head_since: None,
             read_at: connection.opened,
             state: State::Open,
+            lingering: None,
             connection,
         }
     }
@@ -111,6 +123,7 @@ impl ClientIo {
     /// From now on bytes pass without a look and without a deadline.
     pub(crate) fn into_tunnel(mut self) -> Self {
         self.scanner = Scanner::None;
+        self.head_since = None;
         self.state = State::Open;
         self
     }
@@ -181,7 +194,13 @@ impl ClientIo {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Expiry> {
-        let Some((deadline, expiry)) = self.deadline() else { return Poll::Pending };
+        let Some((deadline, expiry)) = self.deadline() else {
+            if matches!(self.scanner, Scanner::H1(_)) {
+                // hyper does not ask again when the request under way has ended.
+                self.timer.keep_armed(self.connection.listener.spec.timeouts.idle, cx);
+            }
+            return Poll::Pending;
+        };
         let now = Instant::now();
         ready!(self.timer.poll_until(deadline, now, cx));
         if matches!(expiry, Expiry::Silent) && self.transport.socket().has_input() {
@@ -190,6 +209,27 @@ impl ClientIo {
             return Poll::Pending;
         }
         Poll::Ready(expiry)
+    }
+
+    /// Reads and drops what an HTTP/2 client still sends: window updates and acknowledgements, for
+    /// as long as it reads our last answers. Closing before would make the kernel reset the
+    /// connection and destroy what is on its way.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(lingering) = &mut self.lingering else { return Poll::Ready(()) };
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    lingering.read_at = Instant::now();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        let total = lingering.since + self.connection.listener.spec.timeouts.write;
+        let deadline = total.min(lingering.read_at + LINGER_GAP);
+        self.timer.poll_until(deadline, Instant::now(), cx)
     }
 
     fn refuse(&mut self, answer: &'static [u8], error: ParseError) {
@@ -291,7 +331,16 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.transport).poll_shutdown(cx))?;
+            if this.connection.protocol == Protocol::H1 {
+                return Poll::Ready(Ok(()));
+            }
+            let now = Instant::now();
+            this.lingering = Some(Lingering { since: now, read_at: now });
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }
 

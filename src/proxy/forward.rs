@@ -129,12 +129,23 @@ struct Failed {
     answer: Option<Box<Answer>>,
 }
 
+impl Failed {
+    fn into_result(self) -> Result<Answer, Error> {
+        self.answer.map_or(Err(self.error), |answer| Ok(*answer))
+    }
+}
+
 impl Tries<'_> {
     async fn run(mut self, outgoing: Outgoing) -> Result<Answer, Error> {
         let is_idempotent = retry::is_idempotent(&outgoing.method);
         let pool = self.balanced.pool.clone();
+        let mut last: Option<Failed> = None;
         loop {
-            let lease = within(self.deadlines.total, self.lease(&pool)).await??;
+            let lease = match within(self.deadlines.total, self.lease(&pool)).await? {
+                Ok(lease) => lease,
+                // There is nobody else to ask: what the try before brought stands.
+                Err(error) => return last.map_or(Err(error), Failed::into_result),
+            };
             let endpoint = lease.endpoint().clone();
             self.trace.endpoint = Some(endpoint.clone());
             let failed = match self.attempt(lease, &outgoing, is_idempotent).await {
@@ -162,8 +173,9 @@ impl Tries<'_> {
                 Verdict::GiveUp => false,
             };
             if !again {
-                return failed.answer.map_or(Err(failed.error), |answer| Ok(*answer));
+                return failed.into_result();
             }
+            last = Some(failed);
         }
     }
 

@@ -109,6 +109,7 @@ fn authority(request: &http::request::Parts) -> Result<&str, Kind> {
             Err(Kind::BadRequest("the authority holds user information"))
         }
         (Some(target), _) => Ok(target),
+        (None, Some("")) => Err(Kind::BadRequest("Host is empty")),
         (None, Some(host)) => Ok(host),
         (None, None) if request.version == Version::HTTP_10 => Ok(""),
         (None, None) => Err(Kind::BadRequest("Host is missing")),

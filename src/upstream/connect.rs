@@ -111,7 +111,11 @@ pub async fn connect(
         Ok(Ok(stream)) => Ok(UpstreamIo::new(stream)),
         Ok(Err(error)) => {
             let error: io::Error = error;
-            Err(Error::caused(Kind::Connect, error))
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => Kind::ConnectTimeout,
+                _ => Kind::Connect,
+            };
+            Err(Error::caused(kind, error))
         }
         Err(_) => Err(Kind::ConnectTimeout.into()),
     }
