@@ -104,6 +104,9 @@ async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
+/// How long the head of an answer is held back for the first part of its body.
+const FIRST_PART_PATIENCE: Duration = Duration::from_millis(50);
+
 /// The tries of one request.
 struct Tries<'a> {
     local: &'a Rc<Local>,
@@ -224,7 +227,7 @@ impl Tries<'_> {
         match sent {
             Ok(sent) => {
                 self.trace.upstream = Some(took);
-                self.answered(sent, lease, outgoing, took, timer)
+                self.answered(sent, lease, outgoing, took, timer).await
             }
             Err(error) => {
                 if blames_endpoint(&error) && !(was_resting && error.unwritten.is_some()) {
@@ -276,7 +279,7 @@ impl Tries<'_> {
     }
 
     /// Takes a response head for an answer, or for a reason to try again.
-    fn answered(
+    async fn answered(
         &self,
         sent: Sent,
         lease: Lease,
@@ -285,12 +288,14 @@ impl Tries<'_> {
         timer: SlotTimer,
     ) -> Result<Answer, Failed> {
         let now = Instant::now().into_std();
+        let endpoint = lease.endpoint().clone();
+        let pool = &self.balanced.pool;
         let status = sent.response.status();
         let is_upgrade = sent.is_upgrade();
         if is_foreign_encoding(sent.response.headers())
             || (is_upgrade && !is_wanted_upgrade(sent.response.headers(), outgoing))
         {
-            self.balanced.pool.failed(lease.endpoint(), took, now);
+            pool.failed(&endpoint, took, now);
             return Err(Failed {
                 error: Kind::BadResponse.into(),
                 failure: Failure::Final(Kind::BadResponse),
@@ -298,13 +303,21 @@ impl Tries<'_> {
                 answer: None,
             });
         }
-        self.balanced.pool.responded(lease.endpoint(), status, took, now);
         let answer = if is_upgrade {
             upgraded(sent, lease)?
         } else {
-            Answer::Response(self.response(sent, lease, timer))
+            match self.response(sent, lease, timer).await {
+                Ok(response) => Answer::Response(response),
+                Err(error) => {
+                    pool.failed(&endpoint, took, now);
+                    let error = Error::caused(Kind::Reset, error);
+                    let failure = Failure::Reset;
+                    return Err(Failed { error, failure, was_resting: false, answer: None });
+                }
+            }
         };
-        let retries = self.balanced.pool.retry.as_ref();
+        pool.responded(&endpoint, status, took, now);
+        let retries = pool.retry.as_ref();
         if retries.is_some_and(|retry| retry.on_statuses.contains(status)) {
             return Err(Failed {
                 error: Kind::BadResponse.into(),
@@ -316,7 +329,13 @@ impl Tries<'_> {
         Ok(answer)
     }
 
-    fn response(&self, sent: Sent, lease: Lease, timer: SlotTimer) -> Response<Body> {
+    /// The answer for the client. Fails if its body breaks off at once.
+    async fn response(
+        &self,
+        sent: Sent,
+        lease: Lease,
+        timer: SlotTimer,
+    ) -> Result<Response<Body>, Error> {
         let keep = Keep {
             idle_max: self.balanced.pool.limits.idle_max,
             idle_for: self.rest_time(sent.response.headers()),
@@ -331,22 +350,28 @@ impl Tries<'_> {
         headers::append_via(&mut head.headers, self.local.snapshot().via.hop(came_as));
         head.version = Version::HTTP_11;
         head.extensions.clear();
-        let body = self.body(incoming, sent.connection, keep, lease, timer);
-        Response::from_parts(head, body)
+        let body = self.body(incoming, sent.connection, keep, lease, timer).await?;
+        Ok(Response::from_parts(head, body))
     }
 
-    fn body(
+    async fn body(
         &self,
         incoming: Incoming,
         connection: Box<Connection>,
         keep: Keep,
         lease: Lease,
         timer: SlotTimer,
-    ) -> Body {
+    ) -> Result<Body, Error> {
         let home = self.local.connections.clone();
-        let body =
+        let mut body =
             ResponseBody::new(incoming, connection, home, keep, lease, self.deadlines, timer);
-        if http_body::Body::is_end_stream(&body) { Body::Empty } else { Body::stream(body) }
+        if http_body::Body::is_end_stream(&body) {
+            return Ok(Body::Empty);
+        }
+        // A body of unknown length may be a stream of events, whose head must not wait for one.
+        let is_counted = http_body::Body::size_hint(&body).exact().is_some();
+        body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
+        Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
     }
 
     /// How long a connection may rest: as configured, and a second less than the endpoint says.

@@ -3,14 +3,16 @@
 //! It owns the connection that feeds it, and gives it back to the worker when the last byte has
 //! come; dropped before that, it closes it. The request's lease on the endpoint ends with it.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Deadlines;
 use super::connection::Connection;
@@ -28,6 +30,8 @@ pub struct ResponseBody {
     timer: SlotTimer,
     /// When the last part came.
     progress: Instant,
+    /// A part that was taken to see whether the body comes at all.
+    first: Option<Frame<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -50,11 +54,42 @@ impl ResponseBody {
         timer: SlotTimer,
     ) -> Self {
         let source = Some(Source { connection, home, keep, _lease: lease });
-        let mut body = Self { incoming, source, deadlines, timer, progress: Instant::now() };
+        let mut body =
+            Self { incoming, source, deadlines, timer, progress: Instant::now(), first: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
+    }
+
+    /// Waits a moment for the first part. An endpoint that sends a head and dies has sent nothing
+    /// worth forwarding, and the request may still go to another.
+    ///
+    /// # Errors
+    /// The body broke off before its first part.
+    pub async fn begin(&mut self, patience: Duration) -> Result<(), Error> {
+        let came = poll_fn(|cx| match self.poll_part(cx) {
+            Poll::Ready(part) => Poll::Ready(Some(part)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let part = match came.await {
+            Some(part) => part,
+            None if patience.is_zero() => return Ok(()),
+            None => match timeout(patience, poll_fn(|cx| self.poll_part(cx))).await {
+                Ok(part) => part,
+                Err(_) => return Ok(()),
+            },
+        };
+        self.first = part.transpose()?;
+        Ok(())
+    }
+
+    /// The whole body, if its first part was all of it.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        if self.source.is_some() {
+            return None;
+        }
+        self.first.take_if(|frame| frame.is_data())?.into_data().ok()
     }
 
     fn give_back(&mut self) {
@@ -74,15 +109,9 @@ impl ResponseBody {
     }
 }
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = &mut *self;
+impl ResponseBody {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self;
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         match source.connection.poll_body(&mut this.incoming, cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -110,12 +139,33 @@ impl Body for ResponseBody {
             },
         }
     }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.poll_part(cx),
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.first.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let mut hint = self.incoming.size_hint();
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        match hint.exact() {
+            Some(exact) => hint.set_exact(exact + first),
+            None => hint.set_lower(hint.lower() + first),
+        }
+        hint
     }
 }
