@@ -44,5 +44,6 @@ pub mod error;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod outbox;
 pub mod shutdown;
 pub mod timer;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listener::{Accepting, ListenSocket, ListenerName, Registry, accept};
 use crate::metrics;
+use crate::outbox;
 use crate::proxy::AccessLog;
 use crate::proxy::local::Local;
 use crate::shutdown::{Phase, Stop, Tasks};
@@ -133,6 +134,7 @@ async fn work(
     let registry = Rc::new(Registry::default());
     let accepting = Tasks::default();
     let housekeeping = Tasks::default();
+    housekeeping.spawn("outbox", outbox::run());
     housekeeping.spawn("log", hand_on_log_lines(local.clone()));
     housekeeping.spawn("sweep", sweep(local.clone()));
     housekeeping.spawn("reclaim", close_on_request(local.clone(), reclaims));

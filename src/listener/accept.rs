@@ -15,6 +15,7 @@ use super::bind::{self, ListenSocket};
 use super::connection::{self, Register};
 use super::socket::Stream;
 use crate::config::model::Name;
+use crate::outbox;
 use crate::proxy::client::{ClientConnection, Peer};
 use crate::proxy::local::Local;
 use crate::shutdown::Tasks;
@@ -97,7 +98,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(peer)))
+                Ok((Stream::Tcp(outbox::Stream::new(stream)), Peer::Tcp(peer)))
             }
             Self::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use crate::outbox;
 use crate::timer::LazyTimer;
 
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct Socket {
 
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
+    Tcp(outbox::Stream),
     Unix(UnixStream),
 }
 
@@ -41,10 +42,11 @@ impl Socket {
 
     /// Reads what the kernel holds right now, without trusting readiness seen earlier.
     pub(crate) fn has_input(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = match &self.stream {
-            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
-            Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Tcp(stream) => stream.peek(),
+            Stream::Unix(stream) => {
+                socket2::SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
+            }
         };
         matches!(peeked, Ok(1))
     }
@@ -112,9 +114,13 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind of socket has a buffer of its own.
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        this.guard(cx, outcome)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,6 +17,7 @@ use super::io::{Stream, UpstreamIo};
 use crate::balance::{Endpoint, OpenConnection};
 use crate::config::model::Address;
 use crate::error::{Error, Kind};
+use crate::outbox;
 
 /// TCP keep-alive: the first probe, the distance of the others, and how many may stay unanswered.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -96,7 +97,7 @@ pub async fn connect(
                 for address in &mut addresses {
                     address.set_port(port.unwrap_or(address.port()));
                 }
-                let stream = connect_tcp(&addresses, deadline).await?;
+                let stream = outbox::Stream::new(connect_tcp(&addresses, deadline).await?);
                 Ok(match tls {
                     None => Stream::Tcp(stream),
                     Some((config, name)) => {

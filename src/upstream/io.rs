@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::outbox;
 
 /// A stream that hyper drives and its owner may look at. Both are on one thread, and neither
 /// holds the borrow across a call.
@@ -18,9 +20,9 @@ pub struct UpstreamIo(Rc<RefCell<Stream>>);
 
 #[derive(Debug)]
 pub(super) enum Stream {
-    Tcp(TcpStream),
+    Tcp(outbox::Stream),
     Unix(UnixStream),
-    TcpTls(Box<TlsStream<TcpStream>>),
+    TcpTls(Box<TlsStream<outbox::Stream>>),
     UnixTls(Box<TlsStream<UnixStream>>),
 }
 
@@ -35,9 +37,9 @@ impl UpstreamIo {
         let mut byte = [MaybeUninit::uninit()];
         let stream = self.0.borrow();
         let peeked = match &*stream {
-            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Tcp(stream) => stream.peek(),
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
-            Stream::TcpTls(stream) => socket2::SockRef::from(stream.get_ref().0).peek(&mut byte),
+            Stream::TcpTls(stream) => stream.get_ref().0.peek(),
             Stream::UnixTls(stream) => socket2::SockRef::from(stream.get_ref().0).peek(&mut byte),
         };
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
