@@ -20,11 +20,15 @@ pub(crate) struct HeadLimits {
     pub(crate) headers_max: usize,
 }
 
-/// A head that grew beyond its limits before it was complete.
+/// What makes the rest of a connection useless before a message is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Oversize {
+pub(crate) enum Unacceptable {
+    /// A request line beyond its limit.
     Uri,
+    /// A head beyond its limits.
     Head,
+    /// Chunked framing inside a body that is too large, or that others might read differently.
+    Chunk,
 }
 
 /// What the connection is in the middle of.
@@ -105,7 +109,7 @@ impl HeadScanner {
     }
 
     /// Takes the next bytes of the connection.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Oversize> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Unacceptable> {
         while !bytes.is_empty() {
             bytes = match self.phase {
                 Phase::Opaque => return Ok(()),
@@ -129,7 +133,7 @@ impl HeadScanner {
     }
 
     /// Handles one line, or keeps its beginning until the rest comes.
-    fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Oversize> {
+    fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Unacceptable> {
         let Some(end) = memchr(b'\n', bytes) else {
             self.account(bytes.len())?;
             self.carry.extend_from_slice(bytes);
@@ -150,26 +154,33 @@ impl HeadScanner {
     }
 
     /// Counts bytes of a line against the limits.
-    fn account(&mut self, bytes: usize) -> Result<(), Oversize> {
+    fn account(&mut self, bytes: usize) -> Result<(), Unacceptable> {
         match self.phase {
             Phase::Start => {
                 let line = self.carry.len() + bytes;
                 if line > self.limits.uri_bytes_max + REQUEST_LINE_EXTRA {
-                    return Err(Oversize::Uri);
+                    return Err(Unacceptable::Uri);
                 }
             }
             _ => {
                 self.head.bytes += bytes;
                 if self.head.bytes > self.limits.header_bytes_max {
-                    return Err(Oversize::Head);
+                    let is_head = self.phase == Phase::Fields;
+                    return Err(if is_head { Unacceptable::Head } else { Unacceptable::Chunk });
                 }
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Oversize> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    fn line(&mut self, line: &[u8]) -> Result<(), Unacceptable> {
+        let stripped = line.strip_suffix(b"\r");
+        if stripped.is_none() && matches!(self.phase, Phase::ChunkSize | Phase::Trailers) {
+            // hyper ends these lines with CRLF only; where they end decides what the next request
+            // is.
+            return Err(Unacceptable::Chunk);
+        }
+        let line = stripped.unwrap_or(line);
         match self.phase {
             Phase::Start => {
                 if line.is_empty() {
@@ -177,7 +188,7 @@ impl HeadScanner {
                     // as header bytes, so that they cannot come for ever.
                     self.head.bytes += 2;
                     if self.head.bytes > self.limits.header_bytes_max {
-                        return Err(Oversize::Head);
+                        return Err(Unacceptable::Head);
                     }
                 } else {
                     self.head = Head::default();
@@ -188,7 +199,7 @@ impl HeadScanner {
             Phase::Fields => {
                 self.head.fields += 1;
                 if self.head.fields > self.limits.headers_max {
-                    return Err(Oversize::Head);
+                    return Err(Unacceptable::Head);
                 }
                 self.field(line);
             }
@@ -288,10 +299,10 @@ mod tests {
         HeadLimits { uri_bytes_max: 100, header_bytes_max: 300, headers_max: 5 };
 
     /// Feeds in pieces of every size: the result must not depend on how the bytes arrive.
-    fn scan(bytes: &[u8]) -> Result<HeadScanner, Oversize> {
+    fn scan(bytes: &[u8]) -> Result<HeadScanner, Unacceptable> {
         let mut results = (1..=bytes.len()).map(|size| {
             let mut scanner = HeadScanner::new(LIMITS);
-            let fed: Result<(), Oversize> =
+            let fed: Result<(), Unacceptable> =
                 bytes.chunks(size).try_for_each(|piece| scanner.feed(piece));
             fed.map(|()| scanner)
         });
@@ -375,18 +386,34 @@ mod tests {
     #[test]
     fn heads_beyond_their_limits_are_found_before_they_end() {
         let long_uri = format!("GET /{}", "a".repeat(200));
-        assert_eq!(scan(long_uri.as_bytes()).err(), Some(Oversize::Uri));
+        assert_eq!(scan(long_uri.as_bytes()).err(), Some(Unacceptable::Uri));
         let long_field = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(300));
-        assert_eq!(scan(long_field.as_bytes()).err(), Some(Oversize::Head));
+        assert_eq!(scan(long_field.as_bytes()).err(), Some(Unacceptable::Head));
         let many = format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(6));
-        assert_eq!(scan(many.as_bytes()).err(), Some(Oversize::Head));
+        assert_eq!(scan(many.as_bytes()).err(), Some(Unacceptable::Head));
         let blank = "\r\n".repeat(200);
-        assert_eq!(scan(blank.as_bytes()).err(), Some(Oversize::Head));
+        assert_eq!(scan(blank.as_bytes()).err(), Some(Unacceptable::Head));
     }
 
     #[test]
     fn an_unreadable_length_turns_the_connection_opaque() {
         let scanner = scanned(b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\nhello");
         assert_eq!(scanner.waiting(), Waiting::Opaque);
+    }
+
+    #[test]
+    fn lines_of_chunked_framing_end_with_crlf_or_the_body_is_refused() {
+        let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        for body in ["3\nabc\r\n0\r\n\r\n", "0\r\n\nGET / HTTP/1.1\r\n", "0\r\nx: y\n\r\n"] {
+            let result = scan(format!("{head}{body}").as_bytes());
+            assert_eq!(result.err(), Some(Unacceptable::Chunk), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_content_length_is_a_violation() {
+        let scanner = scan(b"POST / HTTP/1.1\r\ncontent-length: 1\r\nContent-Length: 1\r\n\r\na");
+        let violation = scanner.ok().and_then(|scanner| scanner.violation());
+        assert_eq!(violation, Some((1, "Content-Length stands twice")));
     }
 }

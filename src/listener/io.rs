@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::frames::FrameScanner;
-use super::head::{HeadLimits, HeadScanner, Oversize, Waiting};
+use super::head::{HeadLimits, HeadScanner, Unacceptable, Waiting};
 use super::socket::Socket;
 use crate::proxy::client::{ClientConnection, Protocol};
 use crate::snapshot::stats::ParseError;
@@ -141,7 +141,7 @@ impl ClientIo {
     }
 
     /// Looks at bytes that were read.
-    fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<(), Oversize> {
+    fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<(), Unacceptable> {
         self.read_at = now;
         match &mut self.scanner {
             Scanner::H1(scanner) => {
@@ -282,8 +282,17 @@ impl AsyncRead for ClientIo {
                             };
                             let (answer, error) = match this.scan(bytes, Instant::now()) {
                                 Ok(()) => return Poll::Ready(Ok(())),
-                                Err(Oversize::Uri) => (URI_TOO_LONG, ParseError::UriTooLong),
-                                Err(Oversize::Head) => (HEAD_TOO_LARGE, ParseError::HeadTooLarge),
+                                Err(Unacceptable::Uri) => (URI_TOO_LONG, ParseError::UriTooLong),
+                                Err(Unacceptable::Head) => {
+                                    (HEAD_TOO_LARGE, ParseError::HeadTooLarge)
+                                }
+                                Err(Unacceptable::Chunk) => {
+                                    // The request whose body this is fails, and answers for it.
+                                    buf.set_filled(before);
+                                    this.connection.count_parse_error(ParseError::Malformed);
+                                    this.state = State::Closed;
+                                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                                }
                             };
                             buf.set_filled(before);
                             this.refuse(answer, error);

@@ -158,9 +158,9 @@ impl ClientConnection {
         self.violation.set(violation);
     }
 
-    /// The rule that the request with this number breaks.
+    /// The rule that the request with this number breaks, or one before it did.
     pub fn violation_of(&self, number: u64) -> Option<&'static str> {
-        self.violation.get().filter(|(broken, _)| *broken == number).map(|(_, rule)| rule)
+        self.violation.get().filter(|(broken, _)| *broken <= number).map(|(_, rule)| rule)
     }
 
     /// Tells the connection to end when its requests have.

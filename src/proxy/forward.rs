@@ -72,7 +72,7 @@ pub(super) async fn forward(
             let path = outgoing.uri.path();
             let query = outgoing.uri.query();
             let answer = folder.respond(&outgoing.method, path, query, &outgoing.headers);
-            within(deadline, answer).await?.map(Answer::Response)
+            Box::pin(within(deadline, answer)).await?.map(Answer::Response)
         }
         BackendKind::Balanced(balanced) => {
             let total = backend.spec.timeouts.total.map(|total| Instant::now() + total);
@@ -182,21 +182,29 @@ impl Tries<'_> {
         }
     }
 
+    fn pick(&self, pool: &Arc<Pool>) -> Pick {
+        pool.pick(&self.local.rng, Instant::now().into_std(), &self.tried)
+    }
+
     /// A place on an endpoint, waited for in the pool's queue where there is none.
     async fn lease(&self, pool: &Arc<Pool>) -> Result<Lease, Error> {
-        let pick = || pool.pick(&self.local.rng, Instant::now().into_std(), &self.tried);
         if pool.queue_len() == 0 {
-            match pick() {
+            match self.pick(pool) {
                 Pick::Leased(lease) => return Ok(lease),
                 Pick::Empty => return Err(Kind::NoEndpoint.into()),
                 Pick::Full => {}
             }
         }
+        Box::pin(self.queued(pool)).await
+    }
+
+    /// Waits in the pool's queue for a place on an endpoint.
+    async fn queued(&self, pool: &Arc<Pool>) -> Result<Lease, Error> {
         let place = pool.queue().map_err(|_| Error::new(Kind::QueueFull))?;
         let turn = async {
             loop {
                 if place.is_front() {
-                    match pick() {
+                    match self.pick(pool) {
                         Pick::Leased(lease) => return Ok(lease),
                         Pick::Empty => return Err(Kind::NoEndpoint.into()),
                         Pick::Full => {}
@@ -255,7 +263,8 @@ impl Tries<'_> {
         let started = Instant::now();
         let name = self.balanced.server_name(&endpoint);
         let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
-        let result = within(self.deadlines.total, dial).await.and_then(|dialed| dialed);
+        let dialed = Box::pin(within(self.deadlines.total, dial)).await;
+        let result = dialed.and_then(|dialed| dialed);
         let now = Instant::now();
         let pool = &self.balanced.pool;
         match result {
@@ -345,6 +354,12 @@ impl Tries<'_> {
             // RFC 9112 §6.3: the encoding frames the body, whatever the length says.
             head.headers.remove(CONTENT_LENGTH);
         }
+        if let Some(length) = http_body::Body::size_hint(&incoming).exact()
+            && head.headers.get(CONTENT_LENGTH).is_some_and(|stated| !is_number(stated))
+        {
+            // A list of equal numbers, which hyper accepts (RFC 9110 §8.6).
+            head.headers.insert(CONTENT_LENGTH, length.into());
+        }
         let came_as = head.version;
         headers::strip_hop_by_hop(&mut head.headers);
         headers::append_via(&mut head.headers, self.local.snapshot().via.hop(came_as));
@@ -428,6 +443,10 @@ fn is_foreign_encoding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return false };
     codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+fn is_number(value: &HeaderValue) -> bool {
+    value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 /// Whether a 101 changes to the protocol that the client asked for.

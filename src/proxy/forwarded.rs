@@ -68,7 +68,16 @@ impl Field {
             "te" => Self::Te,
             "cookie" => Self::Cookie,
             "traceparent" => Self::Trace,
+            other if other.contains('_') => Self::of_underscored(other),
             _ => Self::Kept,
+        }
+    }
+
+    /// Many applications read `_` as `-`: what may not come in one spelling may not in the other.
+    fn of_underscored(name: &str) -> Self {
+        match HeaderName::try_from(name.replace('_', "-")).map(|name| Self::of(&name)) {
+            Ok(Self::Kept) => Self::Kept,
+            _ => Self::Dropped,
         }
     }
 }
@@ -90,10 +99,8 @@ impl Told {
 pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
     let mut to = HeaderMap::with_capacity(from.len() + ADDED_MAX);
     let told = hop.connection.told(hop.authority);
-    let host = hop.host.or_else(|| (!hop.authority.is_empty()).then_some(&told.authority));
-    if let Some(host) = host {
-        to.append(HOST, host.clone());
-    }
+    // HTTP/1.0 may come without; what is sent on has a Host, be it an empty one (RFC 9112 §3.2).
+    to.append(HOST, hop.host.unwrap_or(&told.authority).clone());
     let options = headers::connection_options(from);
     let (mut cookies, mut has_trace, mut wants_trailers) = (0, false, false);
     for (name, value) in from {
@@ -224,5 +231,17 @@ mod tests {
         assert_eq!(parts, [2, 32, 16, 2]);
         assert!(text.starts_with("00-") && text.ends_with("-00"));
         assert!(text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()));
+    }
+
+    #[test]
+    fn fields_that_may_not_come_may_not_come_with_underscores_either() {
+        for (name, field) in [
+            ("x_forwarded_for", Field::Dropped),
+            ("transfer_encoding", Field::Dropped),
+            ("x_real-ip", Field::Dropped),
+            ("my_field", Field::Kept),
+        ] {
+            assert_eq!(Field::of(&HeaderName::from_static(name)), field, "{name}");
+        }
     }
 }

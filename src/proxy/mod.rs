@@ -258,7 +258,8 @@ async fn serve(
                 alone: missed.alone,
                 deadline,
             };
-            let fetched = fetch::fetch(&local, &plan, outgoing, &mut trace).await;
+            // Boxed, as all that is rare on the way: every waiting request carries this future.
+            let fetched = Box::pin(fetch::fetch(&local, &plan, outgoing, &mut trace)).await;
             exchange.follow(trace);
             return match fetched {
                 Ok(fetched) => fetched_answer(exchange, &asked, fetched, plan.stale.is_some()),

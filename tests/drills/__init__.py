@@ -1,0 +1,1 @@
+"""The drills of tests/soak: each module is one, besides `harness`, `clients`, `load` and `origins`."""

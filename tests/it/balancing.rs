@@ -1,0 +1,394 @@
+//! Which endpoint a request goes to, and which endpoints get none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::origin::{Gate, Refusing};
+use crate::support::{HOST, Origin, Proxy, Setup, answer, eventually, ok};
+
+/// The path that checks ask for.
+const PROBE: &str = "/healthz";
+
+/// Answers with its name.
+fn named(name: &'static str) -> Origin {
+    Origin::answering(move |_| ok(name))
+}
+
+/// An origin whose health the test decides.
+struct Patient {
+    origin: Origin,
+    healthy: Arc<AtomicBool>,
+}
+
+impl Patient {
+    fn new(healthy: bool) -> Self {
+        let healthy = Arc::new(AtomicBool::new(healthy));
+        let told = healthy.clone();
+        let origin = Origin::answering(move |request| match request.target() {
+            PROBE if !told.load(Ordering::SeqCst) => answer(500, &[], "ill"),
+            _ => ok(""),
+        });
+        Self { origin, healthy }
+    }
+
+    fn set(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::SeqCst);
+    }
+
+    /// Requests that were no checks.
+    fn served(&self) -> usize {
+        self.origin.count_of("/")
+    }
+}
+
+const HEALTH: &str = "health = { path = \"/healthz\", interval = \"50ms\", healthy_after = 2, \
+                      unhealthy_after = 2 }\nbalance = \"round_robin\"";
+
+fn ejections(proxy: &Proxy, origin: &Origin) -> f64 {
+    proxy.metric(&format!("headwater_ejections_total{{pool=\"app\",endpoint=\"{origin}\"}}"))
+}
+
+#[test]
+fn round_robin_is_exact_over_all_workers() {
+    let origins = [named("a"), named("b"), named("c")];
+    let [a, b, c] = &origins;
+    let proxy = Setup::empty()
+        .process("workers = 2")
+        .text(&format!(
+            r#"
+            [pool.app]
+            endpoints = [{{ address = "{a}", weight = 3 }}, "{b}", {{ address = "{c}", weight = 2 }}]
+            balance = "round_robin"
+            [[route]]
+            pool = "app"
+            "#
+        ))
+        .start();
+    for window in 1..=8 {
+        // Each on a connection of its own: the kernel spreads them over the workers.
+        for _ in 0..6 {
+            assert_eq!(proxy.get("/", &[]).status, 200);
+        }
+        let counts = origins.each_ref().map(Origin::count);
+        assert_eq!(counts, [3 * window, window, 2 * window], "after {window} windows");
+    }
+}
+
+#[test]
+fn least_requests_goes_where_nothing_is_under_way() {
+    let gate = Gate::default();
+    let held = |name: &'static str| {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            if call.request.target() == "/held" {
+                gate.pass();
+            }
+            call.send(&ok(name));
+        })
+    };
+    let (a, b) = (held("a"), held("b"));
+    let proxy = Setup::of(&[&a, &b]).pool_lines("balance = \"least_requests\"").start();
+    let mut holding = proxy.connect();
+    holding.send(format!("GET /held HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    let busy = eventually("the held request", || match (a.count(), b.count()) {
+        (1, 0) => Some("a"),
+        (0, 1) => Some("b"),
+        _ => None,
+    });
+    let mut client = proxy.connect();
+    for _ in 0..10 {
+        assert_ne!(client.get("/", &[]).text(), busy);
+    }
+    gate.open();
+    assert_eq!(holding.answer().text(), busy);
+}
+
+#[test]
+fn ewma_tries_every_endpoint() {
+    let origins = [named("a"), named("b"), named("c")];
+    let [a, b, c] = &origins;
+    let proxy = Setup::of(&[a, b, c]).start();
+    let mut client = proxy.connect();
+    for _ in 0..200 {
+        assert_eq!(client.get("/", &[]).status, 200);
+    }
+    // How many each gets depends on how fast it happened to be.
+    assert!(origins.iter().all(|origin| origin.count() > 0));
+}
+
+#[test]
+fn a_backup_is_used_only_while_no_other_endpoint_is_usable() {
+    let (main, backup) = (Patient::new(true), Patient::new(true));
+    let proxy = Setup::empty()
+        .text(&format!(
+            r#"
+            [pool.app]
+            endpoints = ["{}", {{ address = "{}", backup = true }}]
+            {HEALTH}
+            [[route]]
+            pool = "app"
+            "#,
+            main.origin, backup.origin
+        ))
+        .start();
+    proxy.wait_for_state(&main.origin, "usable");
+    for _ in 0..5 {
+        proxy.get("/", &[]);
+    }
+    assert_eq!((main.served(), backup.served()), (5, 0));
+    main.set(false);
+    proxy.wait_for_state(&main.origin, "unhealthy");
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((main.served(), backup.served()), (5, 5));
+}
+
+#[test]
+fn an_endpoint_that_refused_is_set_aside_until_a_trial_succeeds() {
+    let (refusing, good) = (Refusing::new(), named("good"));
+    let address = refusing.address;
+    let proxy = Setup::of(&[&refusing, &good]).pool_lines("balance = \"round_robin\"").start();
+    let mut client = proxy.connect();
+    for _ in 0..4 {
+        assert_eq!(client.get("/", &[]).text(), "good");
+    }
+    assert_eq!(proxy.endpoint(&address)["state"], "set_aside");
+    let back = refusing.listen(|call| {
+        call.send(&ok("back"));
+    });
+    eventually("the trial", || (client.get("/", &[]).text() == "back").then_some(()));
+    proxy.wait_for_state(&back, "usable");
+}
+
+#[test]
+fn failures_in_a_row_eject_an_endpoint() {
+    let bad = Origin::answering(|_| answer(503, &[], "bad"));
+    let good = named("good");
+    let proxy = Setup::of(&[&bad, &good])
+        .pool_lines("balance = \"round_robin\"\noutlier = { failures = 3 }\nretry = false")
+        .start();
+    let mut client = proxy.connect();
+    for _ in 0..6 {
+        client.get("/", &[]);
+    }
+    assert_eq!(proxy.endpoint(&bad)["state"], "ejected");
+    assert_eq!(ejections(&proxy, &bad), 1.0);
+    for _ in 0..6 {
+        assert_eq!(client.get("/", &[]).text(), "good");
+    }
+    assert_eq!(bad.count(), 3);
+}
+
+#[test]
+fn resets_eject_too() {
+    let bad = Origin::scripted(|call| call.reset());
+    let good = named("good");
+    let proxy = Setup::of(&[&bad, &good])
+        .pool_lines("balance = \"round_robin\"\noutlier = { failures = 3 }")
+        .start();
+    let mut client = proxy.connect();
+    for _ in 0..8 {
+        assert_eq!(client.get("/", &[]).text(), "good");
+    }
+    assert_eq!(proxy.endpoint(&bad)["state"], "ejected");
+    assert_eq!(bad.count(), 3);
+}
+
+#[test]
+fn an_ejection_ends_by_itself() {
+    let bad = Origin::answering(|_| answer(503, &[], "bad"));
+    let good = named("good");
+    let proxy = Setup::of(&[&bad, &good])
+        .pool_lines(
+            "balance = \"round_robin\"\noutlier = { failures = 1, eject_for = \"200ms\" }\n\
+             retry = false",
+        )
+        .start();
+    let mut client = proxy.connect();
+    eventually("the second chance", || {
+        client.get("/", &[]);
+        (bad.count() >= 2).then_some(())
+    });
+    assert_eq!(ejections(&proxy, &bad), 2.0);
+}
+
+#[test]
+fn no_more_than_the_share_is_ejected() {
+    let origin = Origin::answering(|_| answer(503, &[], "bad"));
+    let proxy = Setup::of(&[&origin]).pool_lines("outlier.failures = 1").start();
+    let mut client = proxy.connect();
+    for _ in 0..5 {
+        assert_eq!(client.get("/", &[]).text(), "bad");
+    }
+    assert_eq!(ejections(&proxy, &origin), 0.0);
+}
+
+#[test]
+fn a_crashing_url_ejects_nobody() {
+    let origins = [(); 2].map(|()| Origin::answering(|_| answer(500, &[], "crash")));
+    let [a, b] = &origins;
+    let proxy = Setup::of(&[a, b]).pool_lines("outlier.failures = 2").start();
+    let mut client = proxy.connect();
+    for _ in 0..20 {
+        assert_eq!(client.get("/", &[]).status, 500);
+    }
+    assert_eq!(ejections(&proxy, a) + ejections(&proxy, b), 0.0);
+}
+
+#[test]
+fn clients_that_leave_eject_nobody() {
+    let origins = [(); 2].map(|()| Origin::scripted(|call| call.wait_for_end()));
+    let [a, b] = &origins;
+    let proxy = Setup::of(&[a, b])
+        .pool_lines("outlier.failures = 1\nbalance = \"round_robin\"")
+        .route("cache = false")
+        .start();
+    for number in 1..=6 {
+        let mut client = proxy.connect();
+        client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        eventually("the request", || (a.count() + b.count() == number).then_some(()));
+        drop(client);
+    }
+    a.wait_for_closed(3);
+    b.wait_for_closed(3);
+    assert_eq!(ejections(&proxy, a) + ejections(&proxy, b), 0.0);
+}
+
+#[test]
+fn an_unhealthy_endpoint_gets_nothing_until_it_has_recovered() {
+    let (steady, moody) = (Patient::new(true), Patient::new(true));
+    let proxy = Setup::of(&[&steady.origin, &moody.origin]).pool_lines(HEALTH).start();
+    let series =
+        format!("headwater_endpoint_healthy{{pool=\"app\",endpoint=\"{}\"}}", moody.origin);
+    proxy.wait_for_metric(&series, 1.0);
+    moody.set(false);
+    proxy.wait_for_state(&moody.origin, "unhealthy");
+    assert_eq!(proxy.metric(&series), 0.0);
+    let reason = proxy.endpoint(&moody.origin)["reason"].to_string();
+    assert!(reason.contains("500"), "{reason}");
+    let mut client = proxy.connect();
+    for _ in 0..10 {
+        assert_eq!(client.get("/", &[]).status, 200);
+    }
+    assert_eq!((steady.served(), moody.served()), (10, 0));
+    moody.set(true);
+    proxy.wait_for_state(&moody.origin, "usable");
+    for _ in 0..10 {
+        assert_eq!(client.get("/", &[]).status, 200);
+    }
+    assert_eq!((steady.served(), moody.served()), (15, 5));
+}
+
+#[test]
+fn the_first_probe_decides_alone() {
+    let (ill, well) = (Patient::new(false), Patient::new(true));
+    let proxy = Setup::of(&[&ill.origin, &well.origin])
+        .pool_lines("health = { path = \"/healthz\", interval = \"1h\" }")
+        .start();
+    proxy.wait_for_state(&ill.origin, "unhealthy");
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((ill.served(), well.served()), (0, 5));
+    assert_eq!(ill.origin.count_of(PROBE), 1);
+}
+
+#[test]
+fn with_too_few_usable_endpoints_the_unhealthy_are_used_again_but_not_those_that_refuse() {
+    let (ill, refusing) = (Patient::new(false), Refusing::new());
+    let proxy = Setup::of(&[&ill.origin, &refusing]).pool_lines(HEALTH).start();
+    proxy.wait_for_state(&ill.origin, "unhealthy");
+    proxy.wait_for_state(&refusing, "set_aside");
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!(ill.served(), 4);
+    assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"connect\"}"), 0.0);
+}
+
+#[test]
+fn a_probe_is_sent_as_it_is_configured() {
+    let origin = Origin::answering(|request| match request.method() {
+        "HEAD" => answer(204, &[], ""),
+        _ => answer(500, &[], ""),
+    });
+    let proxy = Setup::of(&[&origin])
+        .pool_lines(
+            "health = { path = \"/up?full\", method = \"HEAD\", host = \"probe.test\", \
+             expect = [\"204\"] }",
+        )
+        .start();
+    let probe = origin.request(0);
+    assert_eq!((probe.method(), probe.target()), ("HEAD", "/up?full"));
+    assert_eq!(probe.header("host"), Some("probe.test"));
+    let series = format!(
+        "headwater_health_checks_total{{pool=\"app\",endpoint=\"{origin}\",result=\"success\"}}"
+    );
+    proxy.wait_for_metric(&series, 1.0);
+}
+
+#[test]
+fn a_connection_is_enough_for_a_tcp_check() {
+    let (refusing, origin) = (Refusing::new(), named("up"));
+    let proxy = Setup::of(&[&refusing, &origin])
+        .pool_lines("health = { tcp = true, interval = \"50ms\" }")
+        .start();
+    origin.wait_for_connections(1);
+    eventually("the verdict", || {
+        (proxy.endpoint(&refusing)["health"] == "unhealthy").then_some(())
+    });
+    assert_eq!(proxy.get("/", &[]).text(), "up");
+}
+
+#[test]
+fn a_probe_that_hangs_is_a_failure() {
+    let origin = Origin::scripted(|call| call.wait_for_end());
+    let proxy = Setup::of(&[&origin])
+        .pool_lines("health = { path = \"/\", interval = \"1s\", timeout = \"100ms\" }")
+        .start();
+    proxy.wait_for_state(&origin, "unhealthy");
+}
+
+#[test]
+fn an_endpoint_that_is_added_while_others_are_healthy_waits_for_its_first_success() {
+    let old = Patient::new(true);
+    let gate = Gate::default();
+    let new = {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            if call.request.target() == PROBE {
+                gate.pass();
+            }
+            call.send(&ok(""));
+        })
+    };
+    let setup = Setup::of(&[&old.origin]).pool_lines(HEALTH);
+    let proxy = setup.start();
+    eventually("the first verdict", || {
+        (proxy.endpoint(&old.origin)["health"] == "healthy").then_some(())
+    });
+    proxy.reload(&setup.pool(&[&old.origin, &new], ""));
+    new.requests(1);
+    for _ in 0..6 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((old.served(), new.count_of("/")), (6, 0));
+    gate.open();
+    proxy.wait_for_state(&new, "usable");
+    for _ in 0..6 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((old.served(), new.count_of("/")), (9, 3));
+}
+
+#[test]
+fn a_unix_socket_is_an_endpoint_too() {
+    let inner = Setup::empty()
+        .listener("bind = \"unix:web.sock\"")
+        .text("[[route]]\nrespond = { status = 200, body = \"from the socket\" }")
+        .start();
+    let socket = inner.folder.join("web.sock");
+    let proxy = Setup::of(&[&format!("unix:{}", socket.display())]).start();
+    assert_eq!(proxy.get("/", &[]).text(), "from the socket");
+}

@@ -1,0 +1,63 @@
+//! The example configurations are correct.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Authority, Folder, proxy};
+
+const CONF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf");
+
+/// A folder with every example and the certificates that they name.
+fn examples() -> (Folder, Vec<String>) {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let pair = authority.issue(&["example.com"]);
+    for name in ["site", "client"] {
+        folder.write(&format!("certs/{name}.crt"), &pair.cert);
+        folder.write(&format!("certs/{name}.key"), &pair.key);
+    }
+    folder.write("certs/ca.crt", authority.pem());
+    folder.write("certs/admin-token", "token\n");
+    fs::create_dir(folder.join("docs")).unwrap();
+    fs::create_dir(folder.join("conf.d")).unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(CONF).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with(".toml") {
+            folder.write(&format!("conf/{name}"), fs::read(&path).unwrap());
+            names.push(name);
+        }
+    }
+    (folder, names)
+}
+
+fn assert_accepted(path: &Path) {
+    let exit = proxy::run_to_end(&["check", "-c"], path);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(!exit.stderr.contains(": error:"), "{exit:?}");
+}
+
+#[test]
+fn every_example_is_accepted() {
+    let (folder, names) = examples();
+    assert!(names.iter().any(|name| name == "headwater.toml"));
+    assert!(names.iter().any(|name| name == "minimal.toml"));
+    for name in names {
+        assert_accepted(&folder.join(&format!("conf/{name}")));
+    }
+}
+
+#[test]
+fn every_key_of_the_complete_example_may_be_on_at_once() {
+    let (folder, _) = examples();
+    let text = fs::read_to_string(folder.join("conf/headwater.toml")).unwrap();
+    let is_key = |line: &str| {
+        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| !c.is_whitespace()))
+    };
+    let all: String = text
+        .lines()
+        .map(|line| if is_key(line) { format!("{}\n", &line[1..]) } else { format!("{line}\n") })
+        .collect();
+    assert_accepted(&folder.write("conf/all.toml", all));
+}

@@ -1,0 +1,31 @@
+//! The behaviour of headwater from outside: the real binary between scripted clients and scripted
+//! origins, a module for each kind of behaviour.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what goes wrong here fails a test"
+)]
+#![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` is for its own modules")]
+
+mod support;
+
+mod access_log;
+mod admin;
+mod architecture;
+mod bad_config;
+mod bad_requests;
+mod balancing;
+mod bodies;
+mod caching;
+mod examples;
+mod files;
+mod headers;
+mod http2;
+mod reload;
+mod routing;
+mod stop;
+mod tls;
+mod upgrades;
+mod upstream;
