@@ -55,6 +55,8 @@ pub struct Reloader {
     pub descriptors_max: u64,
     /// Of the files that the running configuration came from.
     pub digest: u64,
+    /// What is doubtful about the running configuration.
+    pub warnings: Vec<Report>,
     /// Of files that were refused: without a change they are not looked at again.
     pub refused: Option<u64>,
 }
@@ -79,7 +81,8 @@ impl Reloader {
         self.addresses.store(Arc::new(self.bindings.addresses()));
         let mut watcher = Watcher::default();
         watcher.follow(&files);
-        let mut poll = Instant::now() + POLL_INTERVAL;
+        // What changed between reading the files and watching them has made no event.
+        let mut poll = Instant::now();
         loop {
             let trigger = tokio::select! {
                 trigger = triggers.recv() => match trigger {
@@ -95,7 +98,9 @@ impl Reloader {
                 tracing::error!("loading the configuration panicked; the old one goes on");
                 continue;
             };
-            watcher.follow(&loaded.files);
+            if watcher.follow(&loaded.files) {
+                poll = Instant::now();
+            }
             let is_asked = trigger.is_some();
             if !is_asked && Some(loaded.digest) == self.refused {
                 continue;
@@ -117,7 +122,8 @@ impl Reloader {
                 self.reloads.succeeded(generation);
                 tracing::info!(generation, "configuration is unchanged");
             }
-            return ReloadAnswer::Accepted { generation, changed: false, warnings: Vec::new() };
+            let warnings = self.warnings.clone();
+            return ReloadAnswer::Accepted { generation, changed: false, warnings };
         }
         match self.prepare(loaded).await {
             Ok(ready) => {
@@ -182,6 +188,7 @@ impl Reloader {
         self.reloads.succeeded(generation);
         let warnings = reports(&warnings, &sources);
         log_all(&warnings);
+        self.warnings.clone_from(&warnings);
         tracing::info!(generation, "configuration reloaded");
         ReloadAnswer::Accepted { generation, changed: true, warnings }
     }

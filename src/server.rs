@@ -209,6 +209,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         generations,
         descriptors_max,
         digest,
+        warnings,
         refused: None,
     };
     let tasks = Tasks::default();

@@ -62,13 +62,20 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Follows these files and folders from now on, and no others.
-    pub fn follow(&mut self, paths: &[PathBuf]) {
+    /// Follows these files and folders from now on, and no others. Whether some of them were not
+    /// followed before: they may have changed since they were read.
+    pub fn follow(&mut self, paths: &[PathBuf]) -> bool {
         let watched = Watched::of(paths);
         let parents = watched.files.iter().filter_map(|file| file.parent().map(Path::to_owned));
         let folders: BTreeSet<_> = parents.chain(watched.folders.iter().cloned()).collect();
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = watched;
-        let Some(notify) = &mut self.notify else { return };
+        let is_new = {
+            let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !watched.files.is_subset(&known.files)
+                || !watched.folders.is_subset(&known.folders);
+            *known = watched;
+            is_new
+        };
+        let Some(notify) = &mut self.notify else { return is_new };
         for gone in self.folders.difference(&folders) {
             // A folder that was deleted has lost its watch already.
             let _ = notify.unwatch(gone);
@@ -80,6 +87,7 @@ impl Watcher {
             }
         }
         self.folders = folders;
+        is_new
     }
 
     /// Waits for a change and its end. Safe to drop and call again.

@@ -55,6 +55,14 @@ impl Registry {
         }
     }
 
+    fn drain_listener(&self, name: &str) {
+        for connection in self.connections.borrow().iter().filter_map(Weak::upgrade) {
+            if *connection.listener.spec.name == *name {
+                connection.drain();
+            }
+        }
+    }
+
     /// Connections with a request or a tunnel under way.
     pub fn active(&self) -> usize {
         let connections = self.connections.borrow();
@@ -147,6 +155,7 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
     while let Ok(accepted) = timeout(LAST_HANDSHAKES, acceptor.next(&socket)).await {
         acceptor.serve(accepted).await;
     }
+    acceptor.end_connections();
 }
 
 struct Acceptor {
@@ -180,6 +189,14 @@ impl Acceptor {
             }
         };
         (place, socket.accept().await)
+    }
+
+    /// Lets the connections of a listener that is gone end with their requests.
+    fn end_connections(&self) {
+        let name = &self.known.borrow().spec.name;
+        if !self.local.snapshot().listeners.contains_key(name) {
+            self.registry.drain_listener(name);
+        }
     }
 
     async fn serve(&self, (place, accepted): (Connected, io::Result<(Stream, Peer)>)) {

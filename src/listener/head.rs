@@ -124,11 +124,11 @@ impl HeadScanner {
     fn skip_body<'a>(&mut self, bytes: &'a [u8], left: u64, phase: fn(u64) -> Phase) -> &'a [u8] {
         let take = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         let left = left - take as u64;
-        self.phase = match (left, self.phase) {
-            (0, Phase::ChunkData(_)) => Phase::ChunkSize,
-            (0, _) => Phase::Start,
-            _ => phase(left),
-        };
+        match (left, self.phase) {
+            (0, Phase::ChunkData(_)) => self.phase = Phase::ChunkSize,
+            (0, _) => self.start(),
+            _ => self.phase = phase(left),
+        }
         &bytes[take..]
     }
 

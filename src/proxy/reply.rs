@@ -13,7 +13,7 @@ use super::client::Protocol;
 use super::exchange::Exchange;
 use super::local::StreamEvent;
 use crate::body::Body;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Parts of HTTP/2 bodies are no larger than this, so that a stalled reader of one stream shows,
 /// in bytes.
@@ -85,6 +85,18 @@ impl ReplyBody {
         self.count(data.len());
         self.note(StreamEvent::Part);
         data
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let is_whole = http_body::Body::is_end_stream(self)
+            || http_body::Body::size_hint(self).exact() == Some(0);
+        if let Some(exchange) = &mut self.exchange
+            && !is_whole
+        {
+            exchange.error = Some(Kind::ClientGone);
+        }
     }
 }
 

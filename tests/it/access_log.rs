@@ -146,7 +146,6 @@ fn it_goes_to_standard_output_or_nowhere() {
 }
 
 #[test]
-#[ignore = "bug: it is logged like a complete answer"]
 fn a_client_that_leaves_inside_the_answer_is_told_apart() {
     let origin = Origin::scripted(|call| {
         call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");

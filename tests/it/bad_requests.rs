@@ -200,7 +200,6 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
-#[ignore = "bug: an upload of known length leaves the scanner inside a head"]
 fn an_idle_connection_after_an_upload_is_closed_silently() {
     let (proxy, _origin) = proxy("timeouts.header = \"150ms\"\ntimeouts.idle = \"400ms\"");
     let mut client = proxy.connect();
@@ -209,7 +208,6 @@ fn an_idle_connection_after_an_upload_is_closed_silently() {
 }
 
 #[test]
-#[ignore = "bug: an upload of known length leaves the scanner inside a head"]
 fn an_upload_that_is_answered_late_is_no_late_head() {
     let gate = Gate::default();
     let waits = gate.clone();

@@ -35,7 +35,6 @@ fn wait_to_say(proxy: &Proxy, text: &str) {
 }
 
 #[test]
-#[ignore = "bug: the files are read before they are watched"]
 fn a_change_right_after_the_start_is_noticed() {
     let proxy = saying("old").start();
     proxy.folder.write("headwater.toml", saying("new").to_string());
@@ -194,7 +193,6 @@ fn listeners_come_and_go() {
 }
 
 #[test]
-#[ignore = "bug: connections of a removed listener are not told to end"]
 fn a_connection_of_a_removed_listener_ends_with_its_request() {
     let (gate, _origin, _proxy, mut open) = without_side();
     gate.open();
