@@ -520,6 +520,7 @@ mod tests {
                 first_byte: Duration::from_secs(30),
                 idle: Duration::from_secs(30),
                 total: None,
+                tunnel: Duration::from_secs(3600),
             },
             keepalive: Duration::from_secs(60),
         };

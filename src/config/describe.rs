@@ -178,6 +178,7 @@ fn pool(pool: &Pool) -> Value {
         "first_byte": show_duration(pool.timeouts.first_byte),
         "idle": show_duration(pool.timeouts.idle),
         "total": optional_duration(pool.timeouts.total),
+        "tunnel": show_duration(pool.timeouts.tunnel),
     });
     described["keepalive"] = json!(show_duration(pool.keepalive));
     described

@@ -383,6 +383,7 @@ pool = "app"
                     first_byte: seconds(30),
                     idle: seconds(30),
                     total: None,
+                    tunnel: Duration::from_secs(3600),
                 },
                 keepalive: seconds(60),
             }

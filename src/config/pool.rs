@@ -310,6 +310,7 @@ fn timeouts(table: Table<'_>) -> PoolTimeouts {
         first_byte: timeout("first_byte", 30),
         idle: timeout("idle", 30),
         total: table.read("total", |value| value.duration(&TIMEOUT)),
+        tunnel: timeout("tunnel", 60 * 60),
     };
     table.finish();
     timeouts
@@ -414,7 +415,8 @@ mod tests {
         );
         let shown = said("balance = \"hash\"");
         assert!(shown.contains("help: write `ewma`, `round_robin` or `least_requests`"), "{shown}");
-        for line in ["panic_below = \"50%\"", "timeouts.tunnel = \"1h\"", "slow_start = \"1s\""] {
+        assert!(said("timeouts.tunnel = \"2h\"").is_empty());
+        for line in ["panic_below = \"50%\"", "slow_start = \"1s\""] {
             assert!(said(line).contains("unknown key"), "{line}");
         }
         for key in ["grpc = \"x\"", "body_contains = \"x\""] {

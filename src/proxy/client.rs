@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
@@ -60,6 +61,8 @@ pub struct PendingTunnel {
     /// Ends with the tunnel: the counts of the request that opened it.
     pub exchange: super::exchange::Exchange,
     pub lease: crate::balance::Lease,
+    /// How long it may be silent in both directions.
+    pub idle_max: Duration,
 }
 
 impl Peer {

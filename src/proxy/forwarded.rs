@@ -62,7 +62,7 @@ impl Field {
     fn of(name: &HeaderName) -> Self {
         match name.as_str() {
             "host" | "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding"
-            | "upgrade" | "expect" | "x-request-id" => Self::Dropped,
+            | "upgrade" | "http2-settings" | "expect" | "x-request-id" => Self::Dropped,
             "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
             | "cf-connecting-ip" | "true-client-ip" | "x-real-ip" => Self::AboutClient,
             "te" => Self::Te,

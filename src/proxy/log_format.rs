@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use http::Version;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
-use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use super::access_log::Record;
@@ -16,6 +15,10 @@ use crate::config::model::{AccessField, AccessFormat, AccessPart};
 /// `10/Oct/2000:13:55:36 +0000`, as the combined format wants it.
 const COMMON_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+
+/// RFC 3339 to the millisecond, always of the same length.
+const UTC_TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Appends a line for `record`.
 pub(super) fn line(out: &mut Vec<u8>, format: &AccessFormat, record: &Record<'_>, now: SystemTime) {
@@ -107,10 +110,7 @@ fn protocol(version: Version) -> &'static str {
 }
 
 fn timestamp(now: SystemTime) -> String {
-    let now = OffsetDateTime::from(now);
-    // To the millisecond.
-    let whole = now.replace_millisecond(now.millisecond()).unwrap_or(now);
-    whole.format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::from(now).format(UTC_TIME).unwrap_or_default()
 }
 
 /// One object with every field that has a value, in the order of [`AccessField::NAMES`].

@@ -276,7 +276,8 @@ async fn serve(
     match answer {
         Ok(Answer::Response(response)) => from_backend(exchange, &asked, response, told),
         Ok(Answer::Upgraded { head, tunnel, lease }) => {
-            tunnel::accept(exchange, &asked, head, tunnel, lease)
+            let idle_max = backend.spec.timeouts.tunnel;
+            tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
         }
         Err(error) => failed(exchange, &asked, &error),
     }

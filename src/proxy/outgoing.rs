@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::{CONNECTION, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::body::Incoming;
 
 use super::deliver::Asked;
@@ -88,8 +88,16 @@ fn uri(original: &Uri, target: &Target<'_>, route: &Route) -> Result<Uri, Kind> 
 pub(super) fn wants_upgrade(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
-        && parts.headers.contains_key(UPGRADE)
+        && parts.headers.get(UPGRADE).is_some_and(may_be_tunnelled)
         && headers::has_token(&parts.headers, &CONNECTION, "upgrade")
+}
+
+/// Whether a protocol may take a connection over. Behind a changed version of HTTP, or TLS, further
+/// requests would go past every rule.
+fn may_be_tunnelled(protocol: &HeaderValue) -> bool {
+    let name = protocol.as_bytes().to_ascii_lowercase();
+    !name.contains(&b',')
+        && ![&b"h2c"[..], b"http", b"tls"].iter().any(|version| name.starts_with(version))
 }
 
 /// Whether a request depends on the state of the resource in a way that only its origin can

@@ -2,6 +2,7 @@
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response};
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +19,6 @@ use crate::body::Body;
 use crate::error::Kind;
 use crate::upstream::Tunnel;
 
-/// How long a tunnel may be silent in both directions.
-const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Bytes moved at once, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
 
@@ -31,6 +30,7 @@ pub(super) fn accept(
     head: Response<()>,
     tunnel: Tunnel,
     lease: Lease,
+    idle_max: Duration,
 ) -> Response<ReplyBody> {
     if exchange.connection.protocol != Protocol::H1 {
         return deliver::error(exchange, asked.headers, Kind::BadResponse);
@@ -45,20 +45,20 @@ pub(super) fn accept(
     }
     exchange.status = Some(parts.status);
     let connection = exchange.connection.clone();
-    connection.set_tunnel(PendingTunnel { tunnel, exchange, lease });
+    connection.set_tunnel(PendingTunnel { tunnel, exchange, lease, idle_max });
     Response::from_parts(parts, ReplyBody::bare(Body::Empty))
 }
 
 /// Moves bytes between the client and the endpoint. `early` is what the client had sent behind
-/// its request already. Ends when both directions have, or after an hour of silence.
+/// its request already. Ends when both directions have, or after `timeouts.tunnel` of silence.
 pub async fn run_tunnel<C>(client: C, early: Bytes, pending: PendingTunnel)
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let PendingTunnel { tunnel, mut exchange, lease: _lease } = pending;
+    let PendingTunnel { tunnel, mut exchange, lease: _lease, idle_max } = pending;
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(tunnel.io);
-    let activity = std::cell::Cell::new(Instant::now());
+    let activity = Activity { last: Cell::new(Instant::now()), idle_max };
     let up = copy(&mut client_read, &mut upstream_write, early, &activity);
     let down = copy(&mut upstream_read, &mut client_write, tunnel.early, &activity);
     let (_, received) = tokio::join!(up, down);
@@ -66,12 +66,24 @@ where
     drop(tunnel.open);
 }
 
+/// When bytes last moved, in either direction.
+struct Activity {
+    last: Cell<Instant>,
+    idle_max: Duration,
+}
+
+impl Activity {
+    fn deadline(&self) -> Instant {
+        self.last.get() + self.idle_max
+    }
+}
+
 /// Copies until the end of `from`, which it passes on; how many bytes it were.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     early: Bytes,
-    activity: &std::cell::Cell<Instant>,
+    activity: &Activity,
 ) -> u64 {
     let mut copied = early.len() as u64;
     if !early.is_empty() && to.write_all(&early).await.is_err() {
@@ -79,23 +91,23 @@ async fn copy(
     }
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = match timeout_at(activity.get() + IDLE_MAX, from.read(&mut buffer)).await {
+        let read = match timeout_at(activity.deadline(), from.read(&mut buffer)).await {
             Ok(Ok(0) | Err(_)) => break,
             Ok(Ok(read)) => read,
             // The other direction may have been busy meanwhile.
-            Err(_) if activity.get() + IDLE_MAX > Instant::now() => continue,
+            Err(_) if activity.deadline() > Instant::now() => continue,
             Err(_) => break,
         };
-        activity.set(Instant::now());
+        activity.last.set(Instant::now());
         let written = async {
             to.write_all(&buffer[..read]).await?;
             to.flush().await
         };
-        match timeout_at(Instant::now() + IDLE_MAX, written).await {
+        match timeout_at(activity.deadline(), written).await {
             Ok(Ok(())) => copied += read as u64,
             _ => break,
         }
-        activity.set(Instant::now());
+        activity.last.set(Instant::now());
     }
     let _ = to.shutdown().await;
     copied

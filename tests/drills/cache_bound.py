@@ -70,7 +70,7 @@ def run(stage, result):
         folder=stage.folder, bound=BOUND, endpoints=endpoints)))
     port = proxy.port("web")
     # The full form goes on over the same again, for leaks.
-    objects = Objects(stage.length(60, 10) * BOUND)
+    objects = Objects(stage.length(20, 10) * BOUND)
     cached, resident, wrong = [], [], []
 
     def sample():

@@ -130,4 +130,6 @@ pub struct PoolTimeouts {
     pub first_byte: Duration,
     pub idle: Duration,
     pub total: Option<Duration>,
+    /// How long an upgraded connection may be silent.
+    pub tunnel: Duration,
 }
