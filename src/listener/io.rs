@@ -143,6 +143,7 @@ impl ClientIo {
     /// Looks at bytes that were read.
     fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<(), Unacceptable> {
         self.read_at = now;
+        self.connection.set_read_at(now);
         match &mut self.scanner {
             Scanner::H1(scanner) => {
                 let result = scanner.feed(bytes);

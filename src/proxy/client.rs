@@ -31,6 +31,7 @@ pub struct ClientConnection {
     requests: Cell<u64>,
     active: Cell<u32>,
     idle_since: Cell<Instant>,
+    read_at: Cell<Instant>,
     violation: Cell<Option<(u64, &'static str)>>,
     draining_since: Cell<Option<Instant>>,
     idle_expired: Cell<bool>,
@@ -95,6 +96,7 @@ impl ClientConnection {
             requests: Cell::new(0),
             active: Cell::new(0),
             idle_since: Cell::new(now),
+            read_at: Cell::new(now),
             violation: Cell::new(None),
             draining_since: Cell::new(None),
             idle_expired: Cell::new(false),
@@ -124,6 +126,19 @@ impl ClientConnection {
         let authority =
             HeaderValue::from_str(authority).unwrap_or_else(|_| HeaderValue::from_static(""));
         told.insert(Told::new(self, authority)).clone()
+    }
+
+    /// Notes when bytes came last.
+    pub fn set_read_at(&self, now: Instant) {
+        self.read_at.set(now);
+    }
+
+    /// When the request that is beginning came: one reading of the clock for both.
+    pub fn arrival(&self) -> Instant {
+        match self.protocol {
+            Protocol::H1 => self.read_at.get(),
+            Protocol::H2 => Instant::now(),
+        }
     }
 
     /// Counts a request in; its number on this connection, from 1.

@@ -78,7 +78,11 @@ pub(super) fn cached(
     body: impl FnOnce() -> Body,
     told: &Told<'_>,
 ) -> Response<ReplyBody> {
-    let now = std::time::Instant::now();
+    let now = match told.kind {
+        // It did not wait.
+        FieldKind::Hit => exchange.started.into_std(),
+        _ => std::time::Instant::now(),
+    };
     let (status, mut fields, body) = if conditional::is_not_modified(asked.headers, &head.headers)
         && head.status == StatusCode::OK
     {

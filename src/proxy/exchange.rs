@@ -91,7 +91,7 @@ impl Exchange {
             connection: connection.clone(),
             snapshot,
             route: None,
-            started: Instant::now(),
+            started: connection.arrival(),
             client_ip,
             request_id,
             logged,

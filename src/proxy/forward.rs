@@ -229,18 +229,17 @@ impl Tries<'_> {
         let was_resting = connection.is_reused();
         let mut timer = self.timers.take();
         let started = Instant::now();
-        let sent = connection.send(request(outgoing), &self.deadlines, &mut timer).await;
-        let now = Instant::now();
-        let took = now - started;
-        match sent {
+        match connection.send(request(outgoing), &self.deadlines, started, &mut timer).await {
             Ok(sent) => {
+                let took = sent.connection.came() - started;
                 self.trace.upstream = Some(took);
                 self.answered(sent, lease, outgoing, took, timer).await
             }
             Err(error) => {
+                let now = Instant::now();
                 if blames_endpoint(&error) && !(was_resting && error.unwritten.is_some()) {
                     let pool = &self.balanced.pool;
-                    pool.failed(lease.endpoint(), took, now.into_std());
+                    pool.failed(lease.endpoint(), now - started, now.into_std());
                 }
                 Err(unsent(error, was_resting))
             }
@@ -296,7 +295,7 @@ impl Tries<'_> {
         took: Duration,
         timer: SlotTimer,
     ) -> Result<Answer, Failed> {
-        let now = Instant::now().into_std();
+        let now = sent.connection.came().into_std();
         let endpoint = lease.endpoint().clone();
         let pool = &self.balanced.pool;
         let status = sent.response.status();

@@ -184,7 +184,7 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
     let mut key = local.key.borrow_mut();
     let key = key::primary(&target.host, &target.path, target.query, &mut key, cache.hasher());
     let mut variant = local.variant_key.borrow_mut();
-    let now = std::time::Instant::now();
+    let now = exchange.started.into_std();
     let found = cache.lookup(key, || outgoing::fields(exchange, parts, target), &mut variant, now);
     let authorized = parts.headers.contains_key(AUTHORIZATION);
     let missed = |stale: Option<Arc<Entry>>, alone| {
@@ -215,7 +215,7 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
 /// Answers from the store.
 fn hit(mut exchange: Exchange, asked: &Asked<'_>, entry: &Arc<Entry>) -> Response<ReplyBody> {
     exchange.cache = Some(CacheStatus::Hit);
-    let ttl = entry.head.ttl(std::time::Instant::now());
+    let ttl = entry.head.ttl(exchange.started.into_std());
     let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: None };
     deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
 }

@@ -38,6 +38,7 @@ pub struct Connection {
     ended: bool,
     /// It has carried a request before.
     pub(super) reused: bool,
+    came: Instant,
     gate: Gate,
 }
 
@@ -85,12 +86,18 @@ impl Connection {
             open,
             ended: false,
             reused: false,
+            came: Instant::now(),
             gate: Gate::new(),
         }))
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// When the head of its last response came.
+    pub fn came(&self) -> Instant {
+        self.came
     }
 
     pub fn is_reused(&self) -> bool {
@@ -113,6 +120,14 @@ impl Connection {
         self.gate.clear_task();
         self.drive();
         !self.ended && self.sender.is_ready()
+    }
+
+    /// The same for one at rest, at no cost where nothing has happened since.
+    pub(super) fn is_still_ready(&mut self) -> bool {
+        match self.gate.is_woken() {
+            true => self.is_ready(),
+            false => !self.ended && self.sender.is_ready(),
+        }
     }
 
     /// The next part of the body that this connection feeds.
@@ -144,6 +159,7 @@ impl Connection {
         mut self: Box<Self>,
         request: Request<RequestBody>,
         deadlines: &Deadlines,
+        started: Instant,
         timer: &mut LazyTimer,
     ) -> Result<Sent, SendError> {
         let upload = match request.body() {
@@ -153,7 +169,6 @@ impl Connection {
         if self.ended || !self.sender.is_ready() && !self.is_ready() {
             return Err(SendError { kind: Kind::Reset, unwritten: Some(request), source: None });
         }
-        let started = Instant::now();
         let result = {
             let Self { sender, driver, gate, ended, .. } = &mut *self;
             let mut response = pin!(sender.try_send_request(request));
@@ -184,7 +199,10 @@ impl Connection {
             .await
         };
         match result {
-            Ok(Ok(response)) => Ok(Sent { response, connection: self }),
+            Ok(Ok(response)) => {
+                self.came = Instant::now();
+                Ok(Sent { response, connection: self })
+            }
             Ok(Err(mut error)) => {
                 let unwritten = error.take_message();
                 let source = error.into_error();

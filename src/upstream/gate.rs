@@ -32,8 +32,9 @@ impl Wake for State {
             self.woken.store(true, Ordering::Release);
             return;
         }
-        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
-            task.wake_by_ref();
+        match &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(task) => task.wake_by_ref(),
+            None => self.woken.store(true, Ordering::Release),
         }
     }
 }
@@ -54,6 +55,11 @@ impl Gate {
         if !known.as_ref().is_some_and(|known| known.will_wake(task)) {
             *known = Some(task.clone());
         }
+    }
+
+    /// Whether something has happened that nobody has looked at.
+    pub(super) fn is_woken(&self) -> bool {
+        self.state.woken.load(Ordering::Acquire)
     }
 
     /// Nobody is to be woken.

@@ -53,9 +53,9 @@ impl ResponseBody {
         deadlines: Deadlines,
         timer: SlotTimer,
     ) -> Self {
+        let progress = connection.came();
         let source = Some(Source { connection, home, keep, _lease: lease });
-        let mut body =
-            Self { incoming, source, deadlines, timer, progress: Instant::now(), first: None };
+        let mut body = Self { incoming, source, deadlines, timer, progress, first: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -94,7 +94,7 @@ impl ResponseBody {
 
     fn give_back(&mut self) {
         if let Some(Source { connection, home, keep, .. }) = self.source.take() {
-            home.give_back(connection, keep);
+            home.give_back(connection, keep, self.progress);
         }
     }
 
