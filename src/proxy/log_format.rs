@@ -1,8 +1,10 @@
 //! The text of one access log line.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use http::Version;
 use time::OffsetDateTime;
@@ -10,15 +12,23 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::access_log::Record;
+use crate::cache::status::push_number;
 use crate::config::model::{AccessField, AccessFormat, AccessPart};
 
 /// `10/Oct/2000:13:55:36 +0000`, as the combined format wants it.
 const COMMON_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
 
-/// RFC 3339 to the millisecond, always of the same length.
-const UTC_TIME: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+/// RFC 3339 without the fraction, which follows in milliseconds.
+const UTC_SECOND: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+/// Length of such a text, in bytes.
+const SECOND_BYTES: usize = 19;
+
+thread_local! {
+    /// The second that was written last, and its text: a line costs no calendar.
+    static SECOND: Cell<(u64, [u8; SECOND_BYTES])> = const { Cell::new((0, [b'0'; SECOND_BYTES])) };
+}
 
 /// Appends a line for `record`.
 pub(super) fn line(out: &mut Vec<u8>, format: &AccessFormat, record: &Record<'_>, now: SystemTime) {
@@ -32,7 +42,8 @@ pub(super) fn line(out: &mut Vec<u8>, format: &AccessFormat, record: &Record<'_>
                     AccessPart::Field(field) => match value(*field, record, now) {
                         Value::Absent => out.push(b'-'),
                         Value::Bytes(bytes) => escape_plain(out, bytes),
-                        Value::Text(text) => escape_plain(out, text.as_bytes()),
+                        Value::Time(time) => push_time(out, time),
+                        Value::Ip(ip) => push_ip(out, ip),
                         Value::Number(number) => number.write(out),
                     },
                 }
@@ -45,7 +56,8 @@ pub(super) fn line(out: &mut Vec<u8>, format: &AccessFormat, record: &Record<'_>
 enum Value<'a> {
     Absent,
     Bytes(&'a [u8]),
-    Text(String),
+    Time(SystemTime),
+    Ip(IpAddr),
     Number(Number),
 }
 
@@ -53,16 +65,20 @@ enum Value<'a> {
 enum Number {
     Whole(u64),
     /// With three digits behind the point.
-    Millis(f64),
+    Millis(Duration),
 }
 
 impl Number {
     fn write(self, out: &mut Vec<u8>) {
-        // Writing to a vector cannot fail.
-        let _ = match self {
-            Self::Whole(number) => write!(out, "{number}"),
-            Self::Millis(number) => write!(out, "{number:.3}"),
-        };
+        match self {
+            Self::Whole(number) => push_number(out, number),
+            Self::Millis(duration) => {
+                let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+                push_number(out, micros / 1000);
+                out.push(b'.');
+                push_three(out, micros % 1000);
+            }
+        }
     }
 }
 
@@ -70,9 +86,9 @@ fn value<'a>(field: AccessField, record: &'a Record<'_>, now: SystemTime) -> Val
     let text = |text: &'a str| Value::Bytes(text.as_bytes());
     let optional = |bytes: Option<&'a [u8]>| bytes.map_or(Value::Absent, Value::Bytes);
     match field {
-        AccessField::Time => Value::Text(timestamp(now)),
-        AccessField::ClientIp => Value::Text(record.client_ip.to_string()),
-        AccessField::PeerIp => Value::Text(record.peer_ip.to_string()),
+        AccessField::Time => Value::Time(now),
+        AccessField::ClientIp => Value::Ip(record.client_ip),
+        AccessField::PeerIp => Value::Ip(record.peer_ip),
         AccessField::Listener => text(record.listener),
         AccessField::Route => text(record.route),
         AccessField::Method => text(record.method),
@@ -82,17 +98,15 @@ fn value<'a>(field: AccessField, record: &'a Record<'_>, now: SystemTime) -> Val
         AccessField::Query => optional(record.query.map(str::as_bytes)),
         AccessField::Protocol => text(protocol(record.version)),
         AccessField::Status => Value::Number(Number::Whole(record.finished.status.as_u16().into())),
-        AccessField::DurationMs => {
-            Value::Number(Number::Millis(record.finished.duration.as_secs_f64() * 1e3))
-        }
+        AccessField::DurationMs => Value::Number(Number::Millis(record.finished.duration)),
         AccessField::RequestBytes => Value::Number(Number::Whole(record.finished.request_bytes)),
         AccessField::ResponseBytes => Value::Number(Number::Whole(record.finished.response_bytes)),
         AccessField::Cache => optional(record.finished.cache.map(|c| c.as_str().as_bytes())),
         AccessField::Pool => optional(record.pool.map(str::as_bytes)),
         AccessField::Endpoint => optional(record.endpoint.map(str::as_bytes)),
-        AccessField::UpstreamMs => record.upstream.map_or(Value::Absent, |duration| {
-            Value::Number(Number::Millis(duration.as_secs_f64() * 1e3))
-        }),
+        AccessField::UpstreamMs => record
+            .upstream
+            .map_or(Value::Absent, |duration| Value::Number(Number::Millis(duration))),
         AccessField::Attempts => Value::Number(Number::Whole(record.attempts.into())),
         AccessField::RequestId => Value::Bytes(record.request_id),
         AccessField::UserAgent => optional(record.user_agent),
@@ -109,8 +123,42 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn timestamp(now: SystemTime) -> String {
-    OffsetDateTime::from(now).format(UTC_TIME).unwrap_or_default()
+/// RFC 3339 to the millisecond, always of the same length.
+fn push_time(out: &mut Vec<u8>, now: SystemTime) {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (mut second, mut text) = SECOND.get();
+    if second != since.as_secs() {
+        second = since.as_secs();
+        let _ = OffsetDateTime::from(now).format_into(&mut text.as_mut_slice(), UTC_SECOND);
+        SECOND.set((second, text));
+    }
+    out.extend_from_slice(&text);
+    out.push(b'.');
+    push_three(out, since.subsec_millis().into());
+    out.push(b'Z');
+}
+
+fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, octet.into());
+            }
+        }
+        IpAddr::V6(ip) => {
+            // Writing to a vector cannot fail.
+            let _ = write!(out, "{ip}");
+        }
+    }
+}
+
+/// Three digits of a number below 1000.
+fn push_three(out: &mut Vec<u8>, number: u64) {
+    let digit = |divisor| b'0' + (number / divisor % 10) as u8;
+    out.extend_from_slice(&[digit(100), digit(10), digit(1)]);
 }
 
 /// One object with every field that has a value, in the order of [`AccessField::NAMES`].
@@ -133,7 +181,16 @@ fn json(out: &mut Vec<u8>, record: &Record<'_>, now: SystemTime) {
             Value::Absent => {}
             Value::Number(number) => number.write(out),
             Value::Bytes(bytes) => json_string(out, bytes),
-            Value::Text(text) => json_string(out, text.as_bytes()),
+            Value::Time(time) => {
+                out.push(b'"');
+                push_time(out, time);
+                out.push(b'"');
+            }
+            Value::Ip(ip) => {
+                out.push(b'"');
+                push_ip(out, ip);
+                out.push(b'"');
+            }
         }
     }
     out.push(b'}');
@@ -141,6 +198,11 @@ fn json(out: &mut Vec<u8>, record: &Record<'_>, now: SystemTime) {
 
 fn json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
+    if bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     // Header values may hold any bytes; JSON is UTF-8.
     for c in String::from_utf8_lossy(bytes).chars() {
         match c {
@@ -200,9 +262,6 @@ fn combined(out: &mut Vec<u8>, record: &Record<'_>, now: SystemTime) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-    use std::time::Duration;
-
     use http::StatusCode;
 
     use super::*;
