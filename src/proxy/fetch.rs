@@ -99,7 +99,7 @@ pub(super) async fn fetch(
         }
     }
     let timers = TimerSlot::default();
-    let answer = forward::forward(local, &plan.backend, outgoing, plan.deadline, &timers, trace);
+    let answer = forward::forward(local, &plan.backend, &outgoing, plan.deadline, &timers, trace);
     let response = answer.await?;
     Ok(Fetched::Own { response: plain(response)?, refusal: Refusal::TooLarge })
 }
@@ -201,7 +201,7 @@ impl Fetch {
         let answer = forward::forward(
             &self.local,
             &self.plan.backend,
-            outgoing,
+            &outgoing,
             self.plan.deadline,
             &TimerSlot::default(),
             &mut trace,

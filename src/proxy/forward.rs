@@ -61,7 +61,7 @@ pub(super) struct Trace {
 pub(super) async fn forward(
     local: &Rc<Local>,
     backend: &Backend,
-    outgoing: Outgoing,
+    outgoing: &Outgoing,
     deadline: Option<Instant>,
     timers: &TimerSlot,
     trace: &mut Trace,
@@ -139,7 +139,7 @@ impl Failed {
 }
 
 impl Tries<'_> {
-    async fn run(mut self, outgoing: Outgoing) -> Result<Answer, Error> {
+    async fn run(mut self, outgoing: &Outgoing) -> Result<Answer, Error> {
         let is_idempotent = retry::is_idempotent(&outgoing.method);
         let pool = self.balanced.pool.clone();
         let mut last: Option<Failed> = None;
@@ -151,7 +151,7 @@ impl Tries<'_> {
             };
             let endpoint = lease.endpoint().clone();
             self.trace.endpoint = Some(endpoint.clone());
-            let failed = match self.attempt(lease, &outgoing, is_idempotent).await {
+            let failed = match self.attempt(lease, outgoing, is_idempotent).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };

@@ -268,7 +268,7 @@ async fn serve(
         }
         _ => {
             let timers = exchange.connection.timers();
-            forward::forward(&local, &backend, outgoing, deadline, &timers, &mut trace).await
+            forward::forward(&local, &backend, &outgoing, deadline, &timers, &mut trace).await
         }
     };
     exchange.follow(trace);
