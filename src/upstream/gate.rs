@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+/// How often work that wakes itself is polled in one go.
+const ROUNDS_MAX: usize = 4;
+
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Arc<State>,
@@ -67,16 +70,19 @@ impl Gate {
         *self.state.task.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Polls `work`, again as long as it woke itself without being ready.
+    /// Polls `work`, again while it wakes itself without being ready, a few times: an endpoint that
+    /// never stops sending, or a used-up budget of the runtime, must not hold the worker.
     pub(super) fn poll<T>(&self, mut work: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let mut context = Context::from_waker(&self.waker);
         self.state.polling.store(true, Ordering::Release);
-        let result = loop {
-            let result = work(&mut context);
-            if result.is_ready() || !self.state.woken.swap(false, Ordering::AcqRel) {
-                break result;
+        let mut result = Poll::Pending;
+        for _ in 0..ROUNDS_MAX {
+            self.state.woken.store(false, Ordering::Release);
+            result = work(&mut context);
+            if result.is_ready() || !self.state.woken.load(Ordering::Acquire) {
+                break;
             }
-        };
+        }
         self.state.polling.store(false, Ordering::Release);
         // What woke it between the last look and this line must not be lost.
         if self.state.woken.swap(false, Ordering::AcqRel) && result.is_pending() {
@@ -113,6 +119,20 @@ mod tests {
         });
         assert!(result.is_pending());
         assert_eq!((polls, count.0.load(Ordering::Relaxed)), (3, 0));
+    }
+
+    #[test]
+    fn work_that_never_stops_waking_itself_gives_way() {
+        let (gate, count) = (Gate::new(), Arc::new(Count::default()));
+        gate.set_task(&Waker::from(count.clone()));
+        let mut polls = 0;
+        let result: Poll<()> = gate.poll(|cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        assert!(result.is_pending());
+        assert_eq!((polls, count.0.load(Ordering::Relaxed)), (ROUNDS_MAX, 1));
     }
 
     #[test]
