@@ -139,20 +139,25 @@ async fn work(
     housekeeping.spawn("sweep", sweep(local.clone()));
     housekeeping.spawn("reclaim", close_on_request(local.clone(), reclaims));
     let mut stops = Vec::new();
+    let begin = |socket: Accepting, stops: &mut Vec<CancellationToken>| {
+        stops.retain(|stop| !stop.is_cancelled());
+        stops.push(socket.stop.clone());
+        let serve = accept(local.clone(), socket, registry.clone(), tasks.clone());
+        accepting.spawn("accept", serve);
+    };
     loop {
         tokio::select! {
             biased;
             () = stop.reached(Phase::Draining) => break,
             socket = sockets.recv() => match socket {
-                Some(socket) => {
-                    stops.retain(|stop: &CancellationToken| !stop.is_cancelled());
-                    stops.push(socket.stop.clone());
-                    let serve = accept(local.clone(), socket, registry.clone(), tasks.clone());
-                    accepting.spawn("accept", serve);
-                }
+                Some(socket) => begin(socket, &mut stops),
                 None => stop.reached(Phase::Draining).await,
             },
         }
+    }
+    // A socket that waits to be taken over may have connections in its queue already.
+    while let Ok(socket) = sockets.try_recv() {
+        begin(socket, &mut stops);
     }
     registry.drain();
     for stop in stops {
