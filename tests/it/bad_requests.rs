@@ -266,3 +266,19 @@ fn connections_beyond_the_limit_wait_until_one_ends() {
     drop(first);
     assert_eq!(second.answer().status, 200);
 }
+
+#[test]
+fn a_bare_line_feed_in_chunked_framing_ends_the_connection() {
+    let origin = Origin::answering(|_| ok("ok"));
+    let proxy = Setup::of(&[&origin]).start();
+    for body in ["0\r\n\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", "1\nx\r\n0\r\n\r\n"] {
+        let mut client = proxy.connect();
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        ));
+        let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(!rest.starts_with("HTTP/1.1 200"), "{rest}");
+        assert!(rest.matches("HTTP/1.1 ").count() <= 1, "{rest}");
+    }
+    assert_eq!(origin.count_of("/smuggled"), 0);
+}

@@ -590,3 +590,25 @@ fn a_range_is_for_the_origin_to_answer_and_not_stored() {
     assert_eq!((part.status, part.text().as_str()), (206, "b"));
     assert_eq!(client.get("/", &[]).text(), "body");
 }
+
+#[test]
+fn an_authorized_request_takes_nothing_away_from_others() {
+    let origin = Origin::answering(|_| cacheable("shared"));
+    let proxy = Setup::of(&[&origin]).start();
+    assert_eq!(proxy.get("/", &[]).text(), "shared");
+    assert_eq!(proxy.get("/", &["Authorization: Basic eA=="]).text(), "shared");
+    let answer = proxy.get("/", &[]);
+    assert!(answer.header("cache-status").unwrap().contains("; hit"), "{answer:?}");
+}
+
+#[test]
+fn a_client_that_holds_what_may_not_be_stored_gets_a_304() {
+    let origin = Origin::answering(|request| match request.header("if-none-match") {
+        Some("\"a\"") => answer(304, &["ETag: \"a\""], ""),
+        _ => answer(200, &["ETag: \"a\"", "Cache-Control: private"], "mine"),
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    assert_eq!(proxy.get("/", &[]).text(), "mine");
+    assert_eq!(proxy.get("/", &["If-None-Match: \"a\""]).status, 304);
+    assert_eq!(origin.request(1).header("if-none-match"), Some("\"a\""));
+}

@@ -224,3 +224,25 @@ fn error_pages_tell_nothing_about_the_inside() {
     assert!(text.contains(answer.header("x-request-id").unwrap()), "{text}");
     assert!(!text.contains("127.0.0.1") && !text.contains("app"), "{text}");
 }
+
+#[test]
+fn fields_about_the_client_are_not_believed_with_underscores_either() {
+    let origin = Origin::answering(|_| ok("ok"));
+    let proxy = Setup::of(&[&origin]).start();
+    let fields = ["X_Forwarded_For: 192.0.2.9", "x_real_ip: 192.0.2.9", "my_field: kept"];
+    assert_eq!(proxy.get("/", &fields).status, 200);
+    let request = origin.request(0);
+    assert_eq!(request.header("x_forwarded_for"), None);
+    assert_eq!(request.header("x_real_ip"), None);
+    assert_eq!(request.header("my_field"), Some("kept"));
+}
+
+#[test]
+fn a_request_of_http_1_0_without_host_is_sent_on_with_an_empty_one() {
+    let origin = Origin::answering(|_| ok("ok"));
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(origin.request(0).header("host"), Some(""));
+}

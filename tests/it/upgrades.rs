@@ -187,3 +187,30 @@ fn the_deadline_of_a_drain_ends_tunnels() {
     assert_eq!(proxy.exit_code(), 3);
     client.assert_closed();
 }
+
+#[test]
+fn another_version_of_http_is_no_tunnel() {
+    let origin = Origin::scripted(echo);
+    let proxy = Setup::of(&[&origin]).start();
+    for protocol in ["h2c", "HTTP/2.0", "TLS/1.0"] {
+        let fields = [
+            &format!("Upgrade: {protocol}")[..],
+            "Connection: Upgrade, HTTP2-Settings",
+            "HTTP2-Settings: AAMAAABkAAQAAP__",
+        ];
+        assert_eq!(proxy.get("/", &fields).text(), "plain", "{protocol}");
+    }
+    for request in origin.requests(3) {
+        assert_eq!((request.header("upgrade"), request.header("http2-settings")), (None, None));
+    }
+}
+
+#[test]
+fn a_silent_tunnel_is_closed() {
+    let origin = Origin::scripted(echo);
+    let proxy = Setup::of(&[&origin]).pool_lines("timeouts.tunnel = \"200ms\"").start();
+    let mut client = tunnel(&proxy);
+    assert_echo(&mut client, "before");
+    client.assert_closed();
+    origin.wait_for_closed(1);
+}

@@ -506,3 +506,51 @@ fn an_early_answer_to_an_upload_reaches_the_client() {
     let answer = client.broken_answer("POST");
     assert_eq!(answer.status, 413);
 }
+
+/// Sends a head that promises a body, and closes.
+fn head_only(call: &mut Call) {
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    call.close();
+}
+
+#[test]
+fn a_get_whose_answer_ends_before_its_body_is_retried() {
+    let origin = Origin::scripted(|call| match call.number {
+        0 => head_only(call),
+        _ => {
+            call.send(&ok("second"));
+        }
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    assert_eq!(proxy.get("/", &[]).text(), "second");
+    assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"reset\"}"), 1.0);
+}
+
+#[test]
+fn a_post_whose_answer_ends_before_its_body_is_502() {
+    let origin = Origin::scripted(|call| {
+        call.body();
+        head_only(call);
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    assert_eq!(proxy.connect().ask("POST", "/", &[], "x").status, 502);
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn an_endpoint_by_name_is_resolved() {
+    let origin = Origin::answering(|_| ok("by name"));
+    let port = origin.to_string().rsplit(':').next().unwrap().to_owned();
+    let proxy = Setup::of(&[&format!("localhost:{port}")]).start();
+    assert_eq!(proxy.get("/", &[]).text(), "by name");
+}
+
+#[test]
+fn a_list_of_equal_lengths_becomes_one() {
+    let origin = Origin::scripted(|call| {
+        call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello");
+    });
+    let proxy = Setup::of(&[&origin]).route("cache = false").start();
+    let answer = proxy.get("/", &[]);
+    assert_eq!((answer.header("content-length"), answer.text().as_str()), (Some("5"), "hello"));
+}
