@@ -69,8 +69,7 @@ def run(stage, result):
     proxy = stage.headwater(stage.write("headwater.toml", CONFIG.format(
         folder=stage.folder, bound=BOUND, endpoints=endpoints)))
     port = proxy.port("web")
-    # The full form goes on over the same again, for leaks.
-    objects = Objects(stage.length(20, 10) * BOUND)
+    objects = Objects(10 * BOUND)
     cached, resident, wrong = [], [], []
 
     def sample():
