@@ -5,9 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use tokio::time::{Instant, timeout_at};
 
 use super::headers;
@@ -20,7 +18,8 @@ use crate::error::{Error, Kind};
 use crate::snapshot::{Backend, BackendKind, Balanced};
 use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
-    Connection, Deadlines, Keep, RequestBody, ResponseBody, SendError, Sent, Tunnel, Upload,
+    Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent, Tunnel,
+    Upload,
 };
 
 /// A request as it is sent on.
@@ -41,7 +40,7 @@ pub(super) enum Answer {
     Response(Response<Body>),
     /// The endpoint has changed its protocol.
     Upgraded {
-        head: Response<()>,
+        head: ResponseHead,
         tunnel: Tunnel,
         lease: Lease,
     },
@@ -229,7 +228,14 @@ impl Tries<'_> {
         let was_resting = connection.is_reused();
         let mut timer = self.timers.take();
         let started = Instant::now();
-        match connection.send(request(outgoing), &self.deadlines, started, &mut timer).await {
+        let head = RequestHead {
+            method: &outgoing.method,
+            uri: &outgoing.uri,
+            headers: &outgoing.headers,
+            upgrade: outgoing.upgrade.as_ref(),
+        };
+        let upload = outgoing.upload.as_ref();
+        match connection.send(&head, upload, &self.deadlines, started, &mut timer).await {
             Ok(sent) => {
                 let took = sent.connection.came() - started;
                 self.trace.upstream = Some(took);
@@ -237,7 +243,7 @@ impl Tries<'_> {
             }
             Err(error) => {
                 let now = Instant::now();
-                if blames_endpoint(&error) && !(was_resting && error.unwritten.is_some()) {
+                if blames_endpoint(&error) && !(was_resting && error.is_unwritten) {
                     let pool = &self.balanced.pool;
                     pool.failed(lease.endpoint(), now - started, now.into_std());
                 }
@@ -298,11 +304,9 @@ impl Tries<'_> {
         let now = sent.connection.came().into_std();
         let endpoint = lease.endpoint().clone();
         let pool = &self.balanced.pool;
-        let status = sent.response.status();
+        let status = sent.head.status;
         let is_upgrade = sent.is_upgrade();
-        if is_foreign_encoding(sent.response.headers())
-            || (is_upgrade && !is_wanted_upgrade(sent.response.headers(), outgoing))
-        {
+        if is_upgrade && !is_wanted_upgrade(&sent.head, outgoing) {
             pool.failed(&endpoint, took, now);
             return Err(Failed {
                 error: Kind::BadResponse.into(),
@@ -312,7 +316,7 @@ impl Tries<'_> {
             });
         }
         let answer = if is_upgrade {
-            upgraded(sent, lease)?
+            upgraded(sent, lease)
         } else {
             match self.response(sent, lease, timer).await {
                 Ok(response) => Answer::Response(response),
@@ -344,41 +348,33 @@ impl Tries<'_> {
         lease: Lease,
         timer: SlotTimer,
     ) -> Result<Response<Body>, Error> {
-        let keep = Keep {
-            idle_max: self.balanced.pool.limits.idle_max,
-            idle_for: self.rest_time(sent.response.headers()),
-        };
-        let (mut head, incoming) = sent.response.into_parts();
-        if head.headers.contains_key(TRANSFER_ENCODING) {
-            // RFC 9112 §6.3: the encoding frames the body, whatever the length says.
-            head.headers.remove(CONTENT_LENGTH);
-        }
-        if let Some(length) = http_body::Body::size_hint(&incoming).exact()
-            && head.headers.get(CONTENT_LENGTH).is_some_and(|stated| !is_number(stated))
-        {
-            // A list of equal numbers, which hyper accepts (RFC 9110 §8.6).
-            head.headers.insert(CONTENT_LENGTH, length.into());
-        }
-        let came_as = head.version;
-        headers::strip_hop_by_hop(&mut head.headers);
-        headers::append_via(&mut head.headers, self.local.snapshot().via.hop(came_as));
-        head.version = Version::HTTP_11;
-        head.extensions.clear();
-        let body = self.body(incoming, sent.connection, keep, lease, timer).await?;
-        Ok(Response::from_parts(head, body))
+        let Sent { head, connection } = sent;
+        let keep =
+            Keep { idle_max: self.balanced.pool.limits.idle_max, idle_for: self.rest_time(&head) };
+        let came_as = if head.is_http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut headers = head.headers;
+        headers::append_via(&mut headers, self.local.snapshot().via.hop(came_as));
+        let mut response = Response::new(self.body(connection, keep, lease, timer).await?);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 
     async fn body(
         &self,
-        incoming: Incoming,
-        connection: Box<Connection>,
+        mut connection: Box<Connection>,
         keep: Keep,
         lease: Lease,
         timer: SlotTimer,
     ) -> Result<Body, Error> {
-        let home = self.local.connections.clone();
+        let home = &self.local.connections;
+        if let Some(whole) = connection.take_whole_body() {
+            let came = connection.came();
+            home.give_back(connection, keep, came);
+            return Ok(Body::Full(whole));
+        }
         let mut body =
-            ResponseBody::new(incoming, connection, home, keep, lease, self.deadlines, timer);
+            ResponseBody::new(connection, home.clone(), keep, lease, self.deadlines, timer);
         if http_body::Body::is_end_stream(&body) {
             return Ok(Body::Empty);
         }
@@ -389,35 +385,11 @@ impl Tries<'_> {
     }
 
     /// How long a connection may rest: as configured, and a second less than the endpoint says.
-    fn rest_time(&self, headers: &HeaderMap) -> Duration {
-        let stated = headers
-            .get(headers::KEEP_ALIVE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| {
-                value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))
-            })
-            .and_then(|seconds| seconds.trim().parse().ok())
-            .map(|seconds: u64| Duration::from_secs(seconds.saturating_sub(1)));
+    fn rest_time(&self, head: &ResponseHead) -> Duration {
+        let stated = head.keep_alive_timeout;
+        let stated = stated.map(|seconds| Duration::from_secs(seconds.saturating_sub(1)));
         stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
     }
-}
-
-/// The request of one try.
-fn request(outgoing: &Outgoing) -> Request<RequestBody> {
-    let body = match &outgoing.upload {
-        None => RequestBody::None,
-        Some(upload) => RequestBody::Upload(upload.clone()),
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = outgoing.method.clone();
-    *request.uri_mut() = outgoing.uri.clone();
-    *request.headers_mut() = outgoing.headers.clone();
-    if let Some(protocol) = &outgoing.upgrade {
-        let headers = request.headers_mut();
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(http::header::UPGRADE, protocol.clone());
-    }
-    request
 }
 
 fn blames_endpoint(error: &SendError) -> bool {
@@ -426,7 +398,7 @@ fn blames_endpoint(error: &SendError) -> bool {
 
 fn unsent(error: SendError, was_resting: bool) -> Failed {
     let failure = match error.kind {
-        _ if error.unwritten.is_some() => Failure::Unwritten,
+        _ if error.is_unwritten => Failure::Unwritten,
         Kind::Reset => Failure::Reset,
         kind => Failure::Final(kind),
     };
@@ -437,35 +409,13 @@ fn unsent(error: SendError, was_resting: bool) -> Failed {
     Failed { error, failure, was_resting, answer: None }
 }
 
-/// RFC 9112 §6.1: a coding that we do not understand.
-fn is_foreign_encoding(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return false };
-    codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
-}
-
-fn is_number(value: &HeaderValue) -> bool {
-    value.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
 /// Whether a 101 changes to the protocol that the client asked for.
-fn is_wanted_upgrade(headers: &HeaderMap, outgoing: &Outgoing) -> bool {
-    let Some(wanted) = &outgoing.upgrade else { return false };
-    headers
-        .get(http::header::UPGRADE)
-        .is_some_and(|got| got.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+fn is_wanted_upgrade(head: &ResponseHead, outgoing: &Outgoing) -> bool {
+    let (Some(wanted), Some(got)) = (&outgoing.upgrade, &head.upgrade) else { return false };
+    got.as_bytes().eq_ignore_ascii_case(wanted.as_bytes())
 }
 
-fn upgraded(sent: Sent, lease: Lease) -> Result<Answer, Failed> {
-    let (mut head, _) = sent.response.into_parts();
-    let Some(tunnel) = sent.connection.into_tunnel() else {
-        return Err(Failed {
-            error: Kind::BadResponse.into(),
-            failure: Failure::Final(Kind::BadResponse),
-            was_resting: false,
-            answer: None,
-        });
-    };
-    head.extensions.clear();
-    Ok(Answer::Upgraded { head: Response::from_parts(head, ()), tunnel, lease })
+fn upgraded(sent: Sent, lease: Lease) -> Answer {
+    let Sent { head, connection } = sent;
+    Answer::Upgraded { head, tunnel: connection.into_tunnel(), lease }
 }

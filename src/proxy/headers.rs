@@ -10,31 +10,9 @@ use super::client::ClientConnection;
 use crate::config::model::{ClientIpHeader, HeaderEdits};
 use crate::route::template::{self, Values};
 
-pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Removes the fields that belong to one connection (RFC 9110 §7.6.1).
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // To look at the few names that are there costs less than to ask for each that might be.
-    let hop: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    if hop.contains(&CONNECTION) {
-        for name in connection_options(headers) {
-            headers.remove(name);
-        }
-    }
-    for name in hop {
-        headers.remove(name);
-    }
-}
-
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-    )
-}
 
 /// The fields that Connection names, but for those that nobody may take off with it: framing and
 /// destination. Empty for nearly every message.
@@ -198,31 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_one_hop_are_removed_with_those_that_connection_names() {
-        let mut map = headers(&[
-            ("connection", "close, X-Hop"),
-            ("connection", "x-other"),
-            ("x-hop", "1"),
-            ("x-other", "2"),
-            ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("accept", "*/*"),
+    fn connection_names_fields_but_never_framing_or_destination() {
+        let map = headers(&[
+            ("connection", "close, X-Hop, content-length"),
+            ("connection", "host, x-other"),
         ]);
-        strip_hop_by_hop(&mut map);
-        assert_eq!(map, headers(&[("accept", "*/*")]));
-    }
-
-    #[test]
-    fn connection_cannot_remove_framing_or_destination() {
-        let mut map = headers(&[
-            ("connection", "content-length, host"),
-            ("content-length", "5"),
-            ("host", "a"),
-        ]);
-        strip_hop_by_hop(&mut map);
-        assert_eq!(map, headers(&[("content-length", "5"), ("host", "a")]));
+        assert_eq!(connection_options(&map), ["x-hop", "x-other"]);
     }
 
     #[test]

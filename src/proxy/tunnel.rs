@@ -17,7 +17,7 @@ use super::reply::ReplyBody;
 use crate::balance::Lease;
 use crate::body::Body;
 use crate::error::Kind;
-use crate::upstream::Tunnel;
+use crate::upstream::{ResponseHead, Tunnel};
 
 /// Bytes moved at once, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -27,7 +27,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 pub(super) fn accept(
     mut exchange: Exchange,
     asked: &Asked<'_>,
-    head: Response<()>,
+    head: ResponseHead,
     tunnel: Tunnel,
     lease: Lease,
     idle_max: Duration,
@@ -35,18 +35,19 @@ pub(super) fn accept(
     if exchange.connection.protocol != Protocol::H1 {
         return deliver::error(exchange, asked.headers, Kind::BadResponse);
     }
-    let (mut parts, ()) = head.into_parts();
-    let protocol = parts.headers.get(UPGRADE).cloned();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    parts.headers.insert(headers::X_REQUEST_ID, exchange.request_id.clone());
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(protocol) = protocol {
-        parts.headers.insert(UPGRADE, protocol);
+    let mut headers = head.headers;
+    headers.insert(headers::X_REQUEST_ID, exchange.request_id.clone());
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = head.upgrade {
+        headers.insert(UPGRADE, protocol);
     }
-    exchange.status = Some(parts.status);
+    exchange.status = Some(head.status);
     let connection = exchange.connection.clone();
     connection.set_tunnel(PendingTunnel { tunnel, exchange, lease, idle_max });
-    Response::from_parts(parts, ReplyBody::bare(Body::Empty))
+    let mut response = Response::new(ReplyBody::bare(Body::Empty));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// Moves bytes between the client and the endpoint. `early` is what the client had sent behind

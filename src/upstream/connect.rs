@@ -49,9 +49,7 @@ impl Dialer {
         let deadline = Instant::now() + self.connect_timeout;
         let tls = self.tls.as_ref().zip(server_name);
         let io = connect(endpoint, None, tls, deadline).await?;
-        Connection::establish(io, endpoint.clone(), open)
-            .await
-            .map_err(|error| Error::caused(Kind::Connect, error))
+        Ok(Connection::new(io, endpoint.clone(), open))
     }
 
     async fn slot(

@@ -1,61 +1,77 @@
 //! One HTTP/1.1 connection to an endpoint, driven by its user.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::error::Error as StdError;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
 
 use super::Deadlines;
-use super::gate::Gate;
+use super::h1::{
+    BodyReader, HeadReader, Malformed, Part, RequestHead, RequestWriter, ResponseHead, WriteError,
+};
 use super::io::UpstreamIo;
-use super::request_body::RequestBody;
+use super::upload::Upload;
 use crate::balance::{Endpoint, OpenConnection};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::timer::LazyTimer;
 
-/// The largest response head that is accepted, in bytes.
-const RESPONSE_HEAD_BYTES_MAX: usize = 128 << 10;
-/// Fields of a response head that are accepted.
-const RESPONSE_FIELDS_MAX: usize = 256;
+/// Bytes read at once at first, and at most: it doubles while reads fill the room.
+const READ_BYTES_MIN: usize = 8 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
+/// Room in which a connection at rest is looked at for what nobody asked for, in bytes.
+const RESTING_BYTES: usize = 64;
+/// Informational answers to one request that are read over.
+const INTERIM_ANSWERS_MAX: u32 = 32;
+
+type Source = Box<dyn StdError + Send + Sync>;
 
 /// An open connection, in use or idle.
 #[derive(Debug)]
 pub struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<UpstreamIo>, RequestBody>,
     io: UpstreamIo,
     endpoint: Arc<Endpoint>,
     open: OpenConnection,
-    /// The driver has ended: nothing more can be sent or received.
-    ended: bool,
     /// It has carried a request before.
     pub(super) reused: bool,
     came: Instant,
-    gate: Gate,
+    received: BytesMut,
+    /// Room for the next read, in bytes.
+    read_bytes: usize,
+    writer: RequestWriter,
+    body: BodyReader,
+    /// The endpoint will take another request behind this one.
+    is_persistent: bool,
 }
 
 /// Why a request brought no response head.
 #[derive(Debug)]
 pub struct SendError {
     pub kind: Kind,
-    /// The request, if not a byte of it was written: it may go elsewhere whatever it is.
-    pub unwritten: Option<Request<RequestBody>>,
-    pub source: Option<hyper::Error>,
+    /// Not a byte of the request was written: it may go elsewhere whatever it is.
+    pub is_unwritten: bool,
+    pub source: Option<Source>,
 }
 
 /// A response head, and the connection that its body comes from.
 #[derive(Debug)]
 pub struct Sent {
-    pub response: Response<Incoming>,
+    pub head: ResponseHead,
     pub connection: Box<Connection>,
+}
+
+/// A part of a body.
+#[derive(Debug)]
+pub(super) enum BodyPart {
+    Data(Bytes),
+    Trailers(HeaderMap),
 }
 
 /// A connection that has changed its protocol.
@@ -68,27 +84,19 @@ pub struct Tunnel {
 }
 
 impl Connection {
-    pub(super) async fn establish(
-        io: UpstreamIo,
-        endpoint: Arc<Endpoint>,
-        open: OpenConnection,
-    ) -> Result<Box<Self>, hyper::Error> {
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(RESPONSE_FIELDS_MAX)
-            .max_header_size(RESPONSE_HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(io.clone()))
-            .await?;
-        Ok(Box::new(Self {
-            sender,
-            driver,
+    pub(super) fn new(io: UpstreamIo, endpoint: Arc<Endpoint>, open: OpenConnection) -> Box<Self> {
+        Box::new(Self {
             io,
             endpoint,
             open,
-            ended: false,
             reused: false,
             came: Instant::now(),
-            gate: Gate::new(),
-        }))
+            received: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
+            writer: RequestWriter::default(),
+            body: BodyReader::Length(0),
+            is_persistent: true,
+        })
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -104,49 +112,30 @@ impl Connection {
         self.reused
     }
 
-    /// Lets hyper read and write as far as it can. Errors reach the user through the response or
-    /// its body; all that counts here is whether it goes on.
-    fn drive(&mut self) {
-        if self.ended {
-            return;
+    /// Prepares it for its rest. False if it cannot carry another request: an answer may end
+    /// before its request is written, or be followed by what nobody asked for.
+    pub(super) fn rest(&mut self) -> bool {
+        if !self.is_persistent || !self.writer.is_done() || !self.body.is_at_end() {
+            return false;
         }
-        let driver = &mut self.driver;
-        self.ended = self.gate.poll(|cx| driver.poll_without_shutdown(cx)).is_ready();
+        if self.received.capacity() > 2 * READ_BYTES_MIN {
+            self.received = BytesMut::new();
+        }
+        self.read_bytes = READ_BYTES_MIN;
+        self.is_ready()
     }
 
-    /// Whether it could carry another request now, by what has been read so far. Nobody is woken
-    /// for it from now on.
+    /// Whether nothing has come since its last response, as far as the runtime knows. Nobody is
+    /// woken for it from now on.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.gate.clear_task();
-        self.drive();
-        !self.ended && self.sender.is_ready()
-    }
-
-    /// The same for one at rest, at no cost where nothing has happened since.
-    pub(super) fn is_still_ready(&mut self) -> bool {
-        match self.gate.is_woken() {
-            true => self.is_ready(),
-            false => !self.ended && self.sender.is_ready(),
+        if !self.received.is_empty() {
+            return false;
         }
-    }
-
-    /// The next part of the body that this connection feeds.
-    pub(super) fn poll_body(
-        &mut self,
-        incoming: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-        self.gate.set_task(cx.waker());
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
-        self.gate.poll(|cx| {
-            // Asking first tells the driver that there is room.
-            let body = Pin::new(&mut *incoming).poll_frame(cx);
-            if body.is_ready() || *ended {
-                return body;
-            }
-            *ended = driver.poll_without_shutdown(cx).is_ready();
-            Pin::new(&mut *incoming).poll_frame(cx)
-        })
+        if self.received.capacity() == 0 {
+            self.received.reserve(RESTING_BYTES);
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        poll_read_buf(Pin::new(&mut self.io), &mut nobody, &mut self.received).is_pending()
     }
 
     /// Whether the endpoint has neither closed nor sent anything, by asking the kernel.
@@ -157,88 +146,169 @@ impl Connection {
     /// Sends a request and waits for the head of its response.
     pub async fn send(
         mut self: Box<Self>,
-        request: Request<RequestBody>,
+        request: &RequestHead<'_>,
+        upload: Option<&Rc<Upload>>,
         deadlines: &Deadlines,
         started: Instant,
         timer: &mut LazyTimer,
     ) -> Result<Sent, SendError> {
-        let upload = match request.body() {
-            RequestBody::None => None,
-            RequestBody::Upload(upload) => Some(upload.clone()),
-        };
-        if self.ended || !self.sender.is_ready() && !self.is_ready() {
-            return Err(SendError { kind: Kind::Reset, unwritten: Some(request), source: None });
-        }
-        let result = {
-            let Self { sender, driver, gate, ended, .. } = &mut *self;
-            let mut response = pin!(sender.try_send_request(request));
-            poll_fn(|cx| {
-                gate.set_task(cx.waker());
-                let polled = gate.poll(|cx| {
-                    if !*ended {
-                        *ended = driver.poll_without_shutdown(cx).is_ready();
-                    }
-                    response.as_mut().poll(cx)
-                });
-                if let Poll::Ready(result) = polled {
-                    return Poll::Ready(Ok(result));
-                }
-                let turn_since = match &upload {
-                    None => Some(started),
-                    Some(upload) => upload.endpoint_has_turn_since(),
-                };
-                let first_byte = turn_since.map(|since| since + deadlines.first_byte);
-                let deadline = [first_byte, deadlines.total].into_iter().flatten().min();
-                let Some(deadline) = deadline else { return Poll::Pending };
-                let now = Instant::now();
-                timer.poll_until(deadline, now, cx).map(|()| {
-                    let total_passed = deadlines.total.is_some_and(|total| now >= total);
-                    Err(if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout })
-                })
+        self.writer.begin(request, upload);
+        let mut reader = HeadReader::default();
+        let mut interim = 0;
+        let head = poll_fn(|cx| {
+            let to_head = *request.method == Method::HEAD;
+            if let Poll::Ready(head) = self.poll_head(&mut reader, to_head, &mut interim, cx) {
+                return Poll::Ready(head);
+            }
+            let turn_since = match upload {
+                None => Some(started),
+                Some(upload) => upload.endpoint_has_turn_since(),
+            };
+            let first_byte = turn_since.map(|since| since + deadlines.first_byte);
+            let deadline = [first_byte, deadlines.total].into_iter().flatten().min();
+            let Some(deadline) = deadline else { return Poll::Pending };
+            let now = Instant::now();
+            timer.poll_until(deadline, now, cx).map(|()| {
+                let total_passed = deadlines.total.is_some_and(|total| now >= total);
+                let kind = if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout };
+                Err(SendError { kind, is_unwritten: false, source: None })
             })
-            .await
-        };
-        match result {
-            Ok(Ok(response)) => {
-                self.came = Instant::now();
-                Ok(Sent { response, connection: self })
+        })
+        .await?;
+        self.came = Instant::now();
+        self.body = BodyReader::new(head.framing);
+        self.is_persistent = head.is_persistent;
+        Ok(Sent { head, connection: self })
+    }
+
+    fn poll_head(
+        &mut self,
+        reader: &mut HeadReader,
+        to_head: bool,
+        interim: &mut u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, SendError>> {
+        match self.writer.poll(&mut self.io, cx) {
+            Poll::Ready(Err(WriteError::Upload(kind))) => {
+                return Poll::Ready(Err(SendError { kind, is_unwritten: false, source: None }));
             }
-            Ok(Err(mut error)) => {
-                let unwritten = error.take_message();
-                let source = error.into_error();
-                let kind = upload
-                    .and_then(|upload| upload.failure())
-                    .unwrap_or_else(|| failure_before_head(&source));
-                Err(SendError { kind, unwritten, source: Some(source) })
+            Poll::Ready(Err(WriteError::Io(error))) if self.writer.is_untouched => {
+                return Poll::Ready(Err(SendError {
+                    kind: Kind::Reset,
+                    is_unwritten: true,
+                    source: Some(error.into()),
+                }));
             }
-            Err(kind) => Err(SendError { kind, unwritten: None, source: None }),
+            // An endpoint that takes no more may have answered.
+            Poll::Ready(Err(WriteError::Io(_))) => self.writer.give_up(),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        loop {
+            match reader.read(&mut self.received, to_head) {
+                Ok(Some(head)) if is_interim(&head) => {
+                    *interim += 1;
+                    if *interim > INTERIM_ANSWERS_MAX {
+                        let error = Malformed("too many informational answers");
+                        return Poll::Ready(Err(malformed(error)));
+                    }
+                    continue;
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(malformed(error))),
+            }
+            let source = match ready!(self.poll_receive(cx)) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            let source = Some(source.into());
+            return Poll::Ready(Err(SendError { kind: Kind::Reset, is_unwritten: false, source }));
         }
     }
 
-    /// Takes the bare stream after a 101. `None` if hyper has not let go of it.
-    pub fn into_tunnel(mut self: Box<Self>) -> Option<Tunnel> {
-        self.drive();
-        if !self.ended {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = self.received.capacity() - self.received.len();
+        if room < READ_BYTES_MIN / 2 {
+            self.received.reserve(self.read_bytes);
+            room = self.received.capacity() - self.received.len();
+        }
+        let count = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.received))?;
+        if count == room {
+            self.read_bytes = (2 * self.read_bytes).min(READ_BYTES_MAX);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// The whole body, if it has come with its head.
+    pub fn take_whole_body(&mut self) -> Option<Bytes> {
+        let length = self.body.bytes_left()?;
+        if length == 0 || length > self.received.len() as u64 {
             return None;
         }
-        let this = *self;
-        let parts = this.driver.into_parts();
-        Some(Tunnel { io: this.io, early: parts.read_buf, open: this.open })
+        match self.body.read(&mut self.received) {
+            Ok(Part::Data(data)) => Some(data),
+            _ => None,
+        }
     }
-}
 
-/// Whose fault it is that a connection ended without a response head.
-fn failure_before_head(error: &hyper::Error) -> Kind {
-    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        Kind::BadResponse
-    } else {
-        Kind::Reset
+    pub(super) fn body(&self) -> &BodyReader {
+        &self.body
+    }
+
+    /// The next part of the body of the answer. What is left of the request is written meanwhile.
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyPart, Error>>> {
+        match self.writer.poll(&mut self.io, cx) {
+            Poll::Ready(Err(WriteError::Upload(kind))) => {
+                return Poll::Ready(Some(Err(kind.into())));
+            }
+            Poll::Ready(Err(WriteError::Io(_))) => self.writer.give_up(),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        loop {
+            match self.body.read(&mut self.received) {
+                Ok(Part::Data(data)) => return Poll::Ready(Some(Ok(BodyPart::Data(data)))),
+                Ok(Part::Trailers(fields)) => {
+                    return Poll::Ready(Some(Ok(BodyPart::Trailers(fields))));
+                }
+                Ok(Part::End) => return Poll::Ready(None),
+                Ok(Part::More) => {}
+                Err(error) => {
+                    return Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))));
+                }
+            }
+            match ready!(self.poll_receive(cx)) {
+                Ok(0) if self.body.close() => return Poll::Ready(None),
+                Ok(0) => return Poll::Ready(Some(Err(Kind::Truncated.into()))),
+                Ok(_) => {}
+                Err(error) => {
+                    return Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))));
+                }
+            }
+        }
+    }
+
+    /// The bare stream after a 101.
+    pub fn into_tunnel(self: Box<Self>) -> Tunnel {
+        let this = *self;
+        Tunnel { io: this.io, early: this.received.freeze(), open: this.open }
     }
 }
 
 impl Sent {
     /// Whether the endpoint has switched protocols.
     pub fn is_upgrade(&self) -> bool {
-        self.response.status() == StatusCode::SWITCHING_PROTOCOLS
+        self.head.status == StatusCode::SWITCHING_PROTOCOLS
     }
+}
+
+fn is_interim(head: &ResponseHead) -> bool {
+    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn malformed(error: Malformed) -> SendError {
+    SendError { kind: Kind::BadResponse, is_unwritten: false, source: Some(error.into()) }
 }

@@ -43,7 +43,7 @@ impl Connections {
         let list = idle.get_mut(&endpoint.id)?;
         let now = Instant::now();
         while let Some(Idle { mut connection, until, .. }) = list.pop() {
-            if now < until && connection.is_still_ready() && (!certain || connection.is_quiet()) {
+            if now < until && connection.is_ready() && (!certain || connection.is_quiet()) {
                 connection.reused = true;
                 return Some(connection);
             }
@@ -53,7 +53,7 @@ impl Connections {
 
     /// Puts a connection to rest after its response, `now` or a moment later, if it can carry another request.
     pub fn give_back(self: &Rc<Self>, mut connection: Box<Connection>, keep: Keep, now: Instant) {
-        if keep.idle_for.is_zero() || !connection.is_ready() {
+        if keep.idle_for.is_zero() || !connection.rest() {
             return;
         }
         let Some(counted) = connection.endpoint().idle_connection(keep.idle_max) else { return };
@@ -68,7 +68,7 @@ impl Connections {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|id, list| {
             if is_known(*id) {
-                list.retain_mut(|idle| now < idle.until && idle.connection.is_still_ready());
+                list.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
             } else {
                 list.clear();
             }

@@ -1,10 +1,8 @@
 //! A byte stream to an endpoint, whatever it is made of.
 
-use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,10 +11,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::outbox;
 
-/// A stream that hyper drives and its owner may look at. Both are on one thread, and neither
-/// holds the borrow across a call.
-#[derive(Debug, Clone)]
-pub struct UpstreamIo(Rc<RefCell<Stream>>);
+/// A stream to an endpoint.
+#[derive(Debug)]
+pub struct UpstreamIo(Stream);
 
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -28,15 +25,14 @@ pub(super) enum Stream {
 
 impl UpstreamIo {
     pub(super) fn new(stream: Stream) -> Self {
-        Self(Rc::new(RefCell::new(stream)))
+        Self(stream)
     }
 
     /// Whether the peer has sent nothing and not closed, by asking the kernel now: the readiness
     /// that the runtime knows of may be older than a FIN that has arrived.
     pub fn is_quiet(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let stream = self.0.borrow();
-        let peeked = match &*stream {
+        let peeked = match &self.0 {
             Stream::Tcp(stream) => stream.peek(),
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
             Stream::TcpTls(stream) => stream.get_ref().0.peek(),
@@ -49,7 +45,7 @@ impl UpstreamIo {
 /// Calls the same method on whichever stream it is.
 macro_rules! on_stream {
     ($io:expr, $stream:ident => $call:expr) => {
-        match &mut *$io.0.borrow_mut() {
+        match $io {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
             Stream::TcpTls($stream) => $call,
@@ -64,7 +60,7 @@ impl AsyncRead for UpstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        on_stream!(&mut self.get_mut().0, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -74,7 +70,7 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        on_stream!(&mut self.get_mut().0, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -82,18 +78,18 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        on_stream!(&mut self.get_mut().0, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        on_stream!(self, stream => stream.is_write_vectored())
+        on_stream!(&self.0, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_flush(cx))
+        on_stream!(&mut self.get_mut().0, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        on_stream!(&mut self.get_mut().0, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

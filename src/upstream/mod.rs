@@ -2,24 +2,25 @@
 //!
 //! A [`Connection`] is owned by whoever uses it and driven by the task that waits for it; no task
 //! of its own runs behind it. So a client that leaves drops the connection, a response that ends
-//! before its request was written drops it too (hyper#4176), and an answer wakes one task only.
+//! before its request was written drops it too (compare hyper#4176), and an answer wakes one task only.
 //! Idle connections rest in the worker's [`Connections`]. Deliberately absent: choosing an
 //! endpoint (`balance`) and trying again (`proxy`).
 
 mod connect;
 mod connection;
 mod connections;
-mod gate;
+mod h1;
 mod io;
-mod request_body;
 mod response_body;
+mod upload;
 
 pub use connect::{Dialer, connect};
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Connections, Keep, Reclaim};
+pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
-pub use request_body::{RequestBody, Upload, UploadLimits};
 pub use response_body::ResponseBody;
+pub use upload::{Upload, UploadLimits};
 
 use std::time::Duration;
 

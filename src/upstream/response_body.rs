@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use super::Deadlines;
-use super::connection::Connection;
+use super::connection::{BodyPart, Connection};
 use super::connections::{Connections, Keep};
 use crate::balance::Lease;
 use crate::error::{Error, Kind};
@@ -23,7 +22,6 @@ use crate::timer::SlotTimer;
 
 #[derive(Debug)]
 pub struct ResponseBody {
-    incoming: Incoming,
     /// `None` once it has been given back.
     source: Option<Source>,
     deadlines: Deadlines,
@@ -45,7 +43,6 @@ struct Source {
 
 impl ResponseBody {
     pub fn new(
-        incoming: Incoming,
         connection: Box<Connection>,
         home: Rc<Connections>,
         keep: Keep,
@@ -55,10 +52,8 @@ impl ResponseBody {
     ) -> Self {
         let progress = connection.came();
         let source = Some(Source { connection, home, keep, _lease: lease });
-        let mut body = Self { incoming, source, deadlines, timer, progress, first: None };
-        if body.incoming.is_end_stream() {
-            body.give_back();
-        }
+        let mut body = Self { source, deadlines, timer, progress, first: None };
+        body.give_back_at_end();
         body
     }
 
@@ -92,6 +87,12 @@ impl ResponseBody {
         self.first.take_if(|frame| frame.is_data())?.into_data().ok()
     }
 
+    fn give_back_at_end(&mut self) {
+        if self.source.as_ref().is_some_and(|source| source.connection.body().is_at_end()) {
+            self.give_back();
+        }
+    }
+
     fn give_back(&mut self) {
         if let Some(Source { connection, home, keep, .. }) = self.source.take() {
             home.give_back(connection, keep, self.progress);
@@ -113,18 +114,18 @@ impl ResponseBody {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self;
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
-        match source.connection.poll_body(&mut this.incoming, cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if this.incoming.is_end_stream() {
-                    this.give_back();
-                } else {
-                    this.progress = Instant::now();
-                }
-                Poll::Ready(Some(Ok(frame)))
+        match source.connection.poll_body(cx) {
+            Poll::Ready(Some(Ok(part))) => {
+                this.progress = Instant::now();
+                this.give_back_at_end();
+                Poll::Ready(Some(Ok(match part {
+                    BodyPart::Data(data) => Frame::data(data),
+                    BodyPart::Trailers(fields) => Frame::trailers(fields),
+                })))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.source = None;
-                Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
                 this.give_back();
@@ -156,16 +157,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.incoming.is_end_stream()
+        self.first.is_none() && self.source.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.incoming.size_hint();
         let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        match hint.exact() {
-            Some(exact) => hint.set_exact(exact + first),
-            None => hint.set_lower(hint.lower() + first),
-        }
-        hint
+        let left = match &self.source {
+            Some(source) => source.connection.body().bytes_left(),
+            None => Some(0),
+        };
+        left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + first))
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -23,13 +23,6 @@ pub struct UploadLimits {
     pub bytes_max: u64,
     /// Longest gap between two parts.
     pub gap_max: Duration,
-}
-
-/// What one try sends.
-#[derive(Debug, Clone)]
-pub enum RequestBody {
-    None,
-    Upload(Rc<Upload>),
 }
 
 /// A body that a client sends.
@@ -82,6 +75,11 @@ impl Upload {
         self.bytes.get()
     }
 
+    /// Bytes that it has in all, where the client said so.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.source.borrow().body.size_hint().exact()
+    }
+
     /// Why it ended early, if it did: then the client is to blame, not the endpoint.
     pub fn failure(&self) -> Option<Kind> {
         match self.state.get() {
@@ -99,7 +97,11 @@ impl Upload {
         }
     }
 
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    /// The next part, to be written.
+    pub(super) fn poll_frame(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let State::Failed(kind) = self.state.get() {
             return Poll::Ready(Some(Err(kind.into())));
         }
@@ -143,36 +145,5 @@ impl Upload {
     fn fail(&self, kind: Kind) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.state.set(State::Failed(kind));
         Poll::Ready(Some(Err(kind.into())))
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &*self {
-            Self::None => Poll::Ready(None),
-            Self::Upload(upload) => upload.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Upload(upload) => {
-                upload.failure().is_none() && upload.source.borrow().body.is_end_stream()
-            }
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::None => SizeHint::with_exact(0),
-            Self::Upload(upload) => upload.source.borrow().body.size_hint(),
-        }
     }
 }
