@@ -143,14 +143,14 @@ impl Tries<'_> {
         let pool = self.balanced.pool.clone();
         let mut last: Option<Failed> = None;
         loop {
-            let lease = match within(self.deadlines.total, self.lease(&pool)).await? {
-                Ok(lease) => lease,
+            let (lease, now) = match within(self.deadlines.total, self.lease(&pool)).await? {
+                Ok(leased) => leased,
                 // There is nobody else to ask: what the try before brought stands.
                 Err(error) => return last.map_or(Err(error), Failed::into_result),
             };
             let endpoint = lease.endpoint().clone();
             self.trace.endpoint = Some(endpoint.clone());
-            let failed = match self.attempt(lease, outgoing, is_idempotent).await {
+            let failed = match self.attempt(lease, outgoing, is_idempotent, now).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
@@ -181,15 +181,17 @@ impl Tries<'_> {
         }
     }
 
-    fn pick(&self, pool: &Arc<Pool>) -> Pick {
-        pool.pick(&self.local.rng, Instant::now().into_std(), &self.tried)
+    fn pick(&self, pool: &Arc<Pool>, now: Instant) -> Pick {
+        pool.pick(&self.local.rng, now.into_std(), &self.tried)
     }
 
-    /// A place on an endpoint, waited for in the pool's queue where there is none.
-    async fn lease(&self, pool: &Arc<Pool>) -> Result<Lease, Error> {
+    /// A place on an endpoint, waited for in the pool's queue where there is none, and when it
+    /// was found: to ask for the time is dear enough to do it once for all that happens at once.
+    async fn lease(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
         if pool.queue_len() == 0 {
-            match self.pick(pool) {
-                Pick::Leased(lease) => return Ok(lease),
+            let now = Instant::now();
+            match self.pick(pool, now) {
+                Pick::Leased(lease) => return Ok((lease, now)),
                 Pick::Empty => return Err(Kind::NoEndpoint.into()),
                 Pick::Full => {}
             }
@@ -198,13 +200,14 @@ impl Tries<'_> {
     }
 
     /// Waits in the pool's queue for a place on an endpoint.
-    async fn queued(&self, pool: &Arc<Pool>) -> Result<Lease, Error> {
+    async fn queued(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
         let place = pool.queue().map_err(|_| Error::new(Kind::QueueFull))?;
         let turn = async {
             loop {
                 if place.is_front() {
-                    match self.pick(pool) {
-                        Pick::Leased(lease) => return Ok(lease),
+                    let now = Instant::now();
+                    match self.pick(pool, now) {
+                        Pick::Leased(lease) => return Ok((lease, now)),
                         Pick::Empty => return Err(Kind::NoEndpoint.into()),
                         Pick::Full => {}
                     }
@@ -222,12 +225,12 @@ impl Tries<'_> {
         mut lease: Lease,
         outgoing: &Outgoing,
         is_idempotent: bool,
+        now: Instant,
     ) -> Result<Answer, Failed> {
         self.trace.attempts += 1;
-        let connection = self.connection(&mut lease, is_idempotent).await?;
+        let (connection, started) = self.connection(&mut lease, is_idempotent, now).await?;
         let was_resting = connection.is_reused();
         let mut timer = self.timers.take();
-        let started = Instant::now();
         let head = RequestHead {
             method: &outgoing.method,
             uri: &outgoing.uri,
@@ -252,36 +255,36 @@ impl Tries<'_> {
         }
     }
 
-    /// A resting connection, or a new one.
+    /// A resting connection, or a new one, and when it was there.
     async fn connection(
         &self,
         lease: &mut Lease,
         is_idempotent: bool,
-    ) -> Result<Box<Connection>, Failed> {
+        now: Instant,
+    ) -> Result<(Box<Connection>, Instant), Failed> {
         let endpoint = lease.endpoint().clone();
         // After one stale connection its siblings are not worth a try.
         if self.stale == 0
-            && let Some(connection) = self.local.connections.take(&endpoint, !is_idempotent)
+            && let Some(connection) = self.local.connections.take(&endpoint, !is_idempotent, now)
         {
-            return Ok(connection);
+            return Ok((connection, now));
         }
-        let started = Instant::now();
         let name = self.balanced.server_name(&endpoint);
         let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
         let dialed = Box::pin(within(self.deadlines.total, dial)).await;
         let result = dialed.and_then(|dialed| dialed);
-        let now = Instant::now();
+        let connected = Instant::now();
         let pool = &self.balanced.pool;
         match result {
             Ok(connection) => {
-                pool.connect_succeeded(&endpoint, now - started, now.into_std());
+                pool.connect_succeeded(&endpoint, connected - now, connected.into_std());
                 lease.trial_ended();
-                Ok(connection)
+                Ok((connection, connected))
             }
             Err(error) => {
                 let failure = match error.kind() {
                     Kind::Connect | Kind::ConnectTimeout => {
-                        pool.connect_failed(&endpoint, now.into_std());
+                        pool.connect_failed(&endpoint, connected.into_std());
                         lease.trial_ended();
                         Failure::Connect
                     }

@@ -122,11 +122,10 @@ impl Connection {
             self.received = BytesMut::new();
         }
         self.read_bytes = READ_BYTES_MIN;
-        self.is_ready()
+        self.received.is_empty()
     }
 
-    /// Whether nothing has come since its last response, as far as the runtime knows. Nobody is
-    /// woken for it from now on.
+    /// Whether nothing has come since its last response, as far as the runtime knows.
     pub(super) fn is_ready(&mut self) -> bool {
         if !self.received.is_empty() {
             return false;
@@ -155,6 +154,7 @@ impl Connection {
         self.writer.begin(request, upload);
         let mut reader = HeadReader::default();
         let mut interim = 0;
+        let mut asked_at = Some(started);
         let head = poll_fn(|cx| {
             let to_head = *request.method == Method::HEAD;
             if let Poll::Ready(head) = self.poll_head(&mut reader, to_head, &mut interim, cx) {
@@ -167,7 +167,7 @@ impl Connection {
             let first_byte = turn_since.map(|since| since + deadlines.first_byte);
             let deadline = [first_byte, deadlines.total].into_iter().flatten().min();
             let Some(deadline) = deadline else { return Poll::Pending };
-            let now = Instant::now();
+            let now = asked_at.take().unwrap_or_else(Instant::now);
             timer.poll_until(deadline, now, cx).map(|()| {
                 let total_passed = deadlines.total.is_some_and(|total| now >= total);
                 let kind = if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout };

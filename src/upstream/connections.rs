@@ -38,10 +38,14 @@ impl Connections {
     /// The connection to `endpoint` that rested last, if there is a usable one. With `certain`
     /// the kernel is asked whether the endpoint has closed it meanwhile: a request that must not
     /// be sent twice goes only on one that is still open.
-    pub fn take(&self, endpoint: &Endpoint, certain: bool) -> Option<Box<Connection>> {
+    pub fn take(
+        &self,
+        endpoint: &Endpoint,
+        certain: bool,
+        now: Instant,
+    ) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&endpoint.id)?;
-        let now = Instant::now();
         while let Some(Idle { mut connection, until, .. }) = list.pop() {
             if now < until && connection.is_ready() && (!certain || connection.is_quiet()) {
                 connection.reused = true;
