@@ -45,5 +45,6 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod outbox;
+pub mod range;
 pub mod shutdown;
 pub mod timer;

@@ -13,25 +13,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::range::Span;
 use super::reader::Reader;
 use super::version::Source;
 use crate::body::Body;
 use crate::error::Error;
+use crate::range::{Piece, Span};
 
 /// A body up to this size is read at once.
 const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 
 /// One read of a longer body.
 const CHUNK_BYTES_MAX: u64 = 128 * 1024;
-
-/// A part of a body.
-#[derive(Debug)]
-pub(super) enum Piece {
-    Text(Bytes),
-    /// Of the file.
-    Span(Span),
-}
 
 /// A body as it leaves the thread that found the file.
 pub(super) enum Content {
@@ -52,15 +44,6 @@ struct FileBody {
 enum Chunk {
     Read(Result<Bytes, Error>),
     Reading(Pin<Box<dyn Future<Output = Result<Bytes, Error>>>>),
-}
-
-impl Piece {
-    pub(super) fn bytes(&self) -> u64 {
-        match self {
-            Self::Text(text) => text.len() as u64,
-            Self::Span(span) => span.bytes(),
-        }
-    }
 }
 
 impl Content {

@@ -10,8 +10,6 @@ mod body;
 mod conditional;
 mod content_type;
 mod encoding;
-mod multipart;
-mod range;
 mod reader;
 mod representation;
 mod resolve;
@@ -25,17 +23,16 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use self::body::{Content, Piece};
+use self::body::Content;
 use self::conditional::{Preconditions, Validators, Verdict};
 use self::encoding::Accepted;
-use self::multipart::Multipart;
-use self::range::{Ranges, Selection, Span};
 pub use self::reader::Reader;
 use self::representation::Representation;
 use self::resolve::{Located, Miss, Root, Wanted};
 use crate::body::Body;
 use crate::config::model::FilesOrigin;
 use crate::error::{Error, Kind};
+use crate::range::{Multipart, Piece, Ranges, Selection, Span};
 
 /// One `files` pool.
 #[derive(Debug)]
@@ -161,8 +158,8 @@ impl Site {
         representation: Representation,
         terms: &Terms,
     ) -> Result<Response<Content>, Error> {
-        let validators =
-            representation.source.version().validators(representation.coding, SystemTime::now())?;
+        let now = SystemTime::now();
+        let validators = representation.source.version().validators(representation.coding, now)?;
         let verdict = terms.preconditions.evaluate(&validators);
         if verdict == Verdict::Failed {
             return Ok(empty(StatusCode::PRECONDITION_FAILED));
@@ -174,7 +171,8 @@ impl Site {
 
         let Representation { source, coding, content_type, .. } = representation;
         let size = source.bytes();
-        let ranges = terms.ranges.as_ref().filter(|_| terms.preconditions.allow_range(&validators));
+        let preconditions = &terms.preconditions;
+        let ranges = terms.ranges.as_ref().filter(|_| preconditions.allow_range(&validators, now));
         let selection = ranges.map_or(Selection::Whole, |ranges| ranges.select(size));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -229,7 +227,7 @@ fn partial(
         headers.insert(header::CONTENT_RANGE, value(span.content_range(size))?);
         return Ok(vec![Piece::Span(*span)]);
     }
-    let multipart = Multipart::new(spans, content_type, size);
+    let multipart = Multipart::new(spans, Some(content_type.as_bytes()), size);
     headers.insert(header::CONTENT_TYPE, value(multipart.content_type)?);
     Ok(multipart.pieces)
 }
@@ -237,7 +235,7 @@ fn partial(
 fn unsatisfiable(size: u64) -> Result<Response<Content>, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CONTENT_RANGE, value(format!("bytes */{size}"))?);
+    headers.insert(header::CONTENT_RANGE, value(Span::unsatisfied(size))?);
     Ok(with_headers(StatusCode::RANGE_NOT_SATISFIABLE, headers, Content::EMPTY))
 }
 

@@ -1,17 +1,24 @@
-//! The `Range` field (RFC 9110 §14.2): from its text to the spans of one representation. Pure.
+//! Ranges (RFC 9110 §14): from the text of `Range` to the spans of one representation, the
+//! condition on it, and the frame around several spans. Pure.
 //!
 //! A field that breaks the grammar, has another unit or asks for more than [`RANGES_MAX`] ranges
 //! is ignored, as the RFC allows: the whole representation is the answer. Deliberately absent:
-//! `If-Range`, which is a precondition.
+//! the bytes; whoever holds a representation cuts it.
 
-use http::{HeaderMap, header};
+mod if_range;
+mod multipart;
+
+use http::{HeaderMap, HeaderValue, header};
+
+pub use if_range::IfRange;
+pub use multipart::{Multipart, Piece};
 
 /// Ranges in one request; a field with more is ignored.
 const RANGES_MAX: usize = 16;
 
 /// What a valid `Range` field asks for, before the size of the representation is known.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ranges(Vec<Range>);
+pub struct Ranges(Vec<Range>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Range {
@@ -23,7 +30,7 @@ enum Range {
 
 /// The part of a representation that `Ranges` selects.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Selection {
+pub enum Selection {
     Whole,
     /// At least one; no two overlap or touch.
     Spans(Vec<Span>),
@@ -32,14 +39,14 @@ pub(super) enum Selection {
 
 /// Bytes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) first: u64,
-    pub(super) last: u64,
+pub struct Span {
+    pub first: u64,
+    pub last: u64,
 }
 
 impl Ranges {
     /// `None` when there is no `Range`, or one to ignore.
-    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut fields = headers.get_all(header::RANGE).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else { return None };
         Self::parse(field.to_str().ok()?)
@@ -47,7 +54,7 @@ impl Ranges {
 
     fn parse(field: &str) -> Option<Self> {
         let (unit, set) = field.split_once('=')?;
-        if !unit.trim().eq_ignore_ascii_case("bytes") {
+        if !unit.eq_ignore_ascii_case("bytes") {
             return None;
         }
         let mut ranges = Vec::new();
@@ -62,7 +69,7 @@ impl Ranges {
     }
 
     /// The spans of a representation of `size` bytes, in the order in which they were asked for.
-    pub(super) fn select(&self, size: u64) -> Selection {
+    pub fn select(&self, size: u64) -> Selection {
         // A suffix of nothing is satisfiable, but no Content-Range can express it.
         if size == 0 && self.0.iter().any(|range| matches!(range, Range::Suffix(1..))) {
             return Selection::Whole;
@@ -99,17 +106,22 @@ impl Range {
 
 impl Span {
     /// All of a representation; `None` when it is empty.
-    pub(super) fn whole(size: u64) -> Option<Self> {
+    pub fn whole(size: u64) -> Option<Self> {
         Some(Self { first: 0, last: size.checked_sub(1)? })
     }
 
-    pub(super) fn bytes(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         self.last - self.first + 1
     }
 
     /// The text of `Content-Range`.
-    pub(super) fn content_range(self, size: u64) -> String {
+    pub fn content_range(self, size: u64) -> String {
         format!("bytes {}-{}/{size}", self.first, self.last)
+    }
+
+    /// The text of `Content-Range` where no span of `size` bytes was asked for.
+    pub fn unsatisfied(size: u64) -> String {
+        format!("bytes */{size}")
     }
 
     fn touches(self, other: Self) -> bool {
@@ -119,6 +131,20 @@ impl Span {
     fn join(self, other: Self) -> Self {
         Self { first: self.first.min(other.first), last: self.last.max(other.last) }
     }
+}
+
+/// The length of the whole representation by the `Content-Range` of a part (RFC 9110 §14.4);
+/// `None` where it is unknown or the field no sense.
+pub fn complete_bytes(content_range: &HeaderValue) -> Option<u64> {
+    let (span, length) = content_range.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = span.split_once('-')?;
+    let (first, last, length) = (exact(first)?, exact(last)?, exact(length)?);
+    (first <= last && last < length).then_some(length)
+}
+
+/// Only digits, and no more than 64 bits hold.
+fn exact(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Only digits. A number beyond 64 bits is beyond every file too.
@@ -209,6 +235,7 @@ mod tests {
             "bytes=0x1-2",
             "bytes 0-1",
             "lines=0-1",
+            "bytes =0-1",
             "=0-1",
         ] {
             assert_eq!(Ranges::parse(field), None, "{field}");
@@ -258,6 +285,20 @@ mod tests {
         let span = Span { first: 2, last: 5 };
         assert_eq!(span.bytes(), 4);
         assert_eq!(span.content_range(10), "bytes 2-5/10");
+        assert_eq!(Span::unsatisfied(10), "bytes */10");
         assert_eq!(Span::whole(0), None);
+    }
+
+    #[test]
+    fn a_part_tells_how_long_the_whole_is_unless_it_does_not_know() {
+        let of = |text| complete_bytes(&HeaderValue::from_static(text));
+        assert_eq!(of("bytes 2-5/10"), Some(10));
+        for text in ["bytes 2-5/*", "bytes */10", "bytes 5-2/10", "bytes 2-10/10", "lines 2-5/10"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        for text in ["bytes 2-5", "bytes -5/10", "bytes 2-5/+10", "bytes 2-5/99999999999999999999"]
+        {
+            assert_eq!(of(text), None, "{text}");
+        }
     }
 }
