@@ -27,6 +27,8 @@ pub enum Body {
 pub struct Chunks {
     stored: Arc<StoredBody>,
     next: usize,
+    /// Bytes of the next piece that are left out.
+    skip: usize,
     bytes_left: u64,
 }
 
@@ -61,8 +63,59 @@ impl Body {
             [] => Self::Empty,
             // The piece counts its own readers; no need to share more than that.
             [only] => Self::Full(only.clone()),
-            _ => Self::Chunks(Chunks { stored: stored.clone(), next: 0, bytes_left: stored.bytes }),
+            _ => Self::Chunks(Chunks {
+                stored: stored.clone(),
+                next: 0,
+                skip: 0,
+                bytes_left: stored.bytes,
+            }),
         }
+    }
+
+    /// A reader of `bytes` bytes from the one at `first` on, counted from where this one stands.
+    /// Nothing is copied. `None` where they are not all at hand: the body is a stream, or shorter.
+    pub fn part(&self, first: u64, bytes: u64) -> Option<Self> {
+        match self {
+            Self::Empty => (first == 0 && bytes == 0).then_some(Self::Empty),
+            Self::Full(whole) => {
+                let end = usize::try_from(first.checked_add(bytes)?).ok()?;
+                let first = usize::try_from(first).ok()?;
+                (end <= whole.len()).then(|| whole.slice(first..end).into())
+            }
+            Self::Chunks(whole) => whole.part(first, bytes).map(Self::Chunks),
+            Self::Stream(_) => None,
+        }
+    }
+}
+
+impl Chunks {
+    fn part(&self, first: u64, bytes: u64) -> Option<Self> {
+        if first.checked_add(bytes)? > self.bytes_left {
+            return None;
+        }
+        let (mut next, mut skip) = (self.next, first + self.skip as u64);
+        while let Some(chunk) = self.stored.chunks.get(next)
+            && skip >= chunk.len() as u64
+        {
+            skip -= chunk.len() as u64;
+            next += 1;
+        }
+        let skip = usize::try_from(skip).ok()?;
+        Some(Self { stored: self.stored.clone(), next, skip, bytes_left: bytes })
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        if self.bytes_left == 0 {
+            return None;
+        }
+        let chunk = self.stored.chunks.get(self.next)?;
+        let left = usize::try_from(self.bytes_left).unwrap_or(usize::MAX);
+        let end = chunk.len().min(self.skip.saturating_add(left));
+        let piece = chunk.slice(self.skip.min(end)..end);
+        self.next += 1;
+        self.skip = 0;
+        self.bytes_left -= piece.len() as u64;
+        Some(piece)
     }
 }
 
@@ -100,14 +153,7 @@ impl http_body::Body for Body {
                 };
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::Chunks(body) => {
-                let Some(chunk) = body.stored.chunks.get(body.next).cloned() else {
-                    return Poll::Ready(None);
-                };
-                body.next += 1;
-                body.bytes_left = body.bytes_left.saturating_sub(chunk.len() as u64);
-                Poll::Ready(Some(Ok(Frame::data(chunk))))
-            }
+            Self::Chunks(body) => Poll::Ready(body.take().map(|chunk| Ok(Frame::data(chunk)))),
             Self::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
@@ -116,7 +162,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Chunks(body) => body.next >= body.stored.chunks.len(),
+            Self::Chunks(body) => body.bytes_left == 0,
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -189,5 +235,32 @@ mod tests {
     async fn an_empty_body_is_at_its_end_from_the_start() {
         assert!(http_body::Body::is_end_stream(&Body::from(String::new())));
         assert_eq!(read(Body::from("")).await, b"");
+    }
+
+    #[tokio::test]
+    async fn every_part_of_a_stored_body_can_be_read_alone() {
+        let whole = b"abcdefgh";
+        for pieces in [&["abcdefgh"][..], &["abc", "de", "fgh"], &["a", "bcdefg", "h"]] {
+            let pieces = pieces.iter().map(|piece| Bytes::from(*piece)).collect();
+            let body = Body::stored(&StoredBody::new(pieces, ()));
+            for first in 0..whole.len() {
+                for end in first..=whole.len() {
+                    let part = body.part(first as u64, (end - first) as u64).expect("is there");
+                    let length = http_body::Body::size_hint(&part).exact();
+                    assert_eq!(length, Some((end - first) as u64));
+                    assert_eq!(http_body::Body::is_end_stream(&part), first == end);
+                    assert_eq!(read(part).await, &whole[first..end], "{first}..{end}");
+                }
+            }
+            assert!(body.part(1, 8).is_none() && body.part(u64::MAX, 1).is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_part_is_counted_from_its_beginning() {
+        let pieces = vec![Bytes::from("abc"), Bytes::from("de"), Bytes::from("fgh")];
+        let body = Body::stored(&StoredBody::new(pieces, ()));
+        let part = body.part(2, 5).and_then(|part| part.part(1, 3)).expect("is there");
+        assert_eq!(read(part).await, b"def");
     }
 }
