@@ -76,10 +76,7 @@ pub fn terms(
     if *request.method != Method::GET {
         return Err(Refusal::Method);
     }
-    // Parts of a representation and answers to conditions are not the representation.
-    if status.is_informational()
-        || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
-    {
+    if status.is_informational() || is_for_one_request(status) {
         return Err(Refusal::Status);
     }
     let control = ResponseControl::of(headers);
@@ -125,6 +122,18 @@ pub fn terms(
     })
 }
 
+/// Parts of a representation, and answers to the conditions or ranges of a request, say nothing to
+/// requests without them, however fresh they claim to be.
+fn is_for_one_request(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use http::header::{CACHE_CONTROL, RANGE};
@@ -162,7 +171,7 @@ mod tests {
         for status in [200, 203, 301, 302, 404, 410, 500, 503, 299] {
             assert!(decide(&[], status, &[control("max-age=9")], None).is_ok(), "{status}");
         }
-        for status in [206, 304] {
+        for status in [206, 304, 412, 416] {
             assert_eq!(decide(&[], status, &[control("max-age=9")], None), Err(Refusal::Status));
         }
     }
