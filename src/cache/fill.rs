@@ -123,6 +123,9 @@ impl Lead {
             self.key = key.clone();
             variant = Some((fields, key));
         }
+        if self.company == Company::Nobody {
+            self.cache.announce(&self.key, &self.flight);
+        }
         let shared = Arc::new(Shared { head, length, variant });
         self.flight.settle(Outcome::Streaming(shared.clone()));
         Ok(Fill { lead: self, shared, charges: Some(charges), chunk: BytesMut::new(), received: 0 })

@@ -181,6 +181,20 @@ impl Cache {
         Join::Lead(Lead::new(self.clone(), flight, key, Company::Anybody))
     }
 
+    /// The fetch under way that a request may read from its beginning, without leading one itself.
+    pub fn running(&self, primary: KeyRef<'_>, request: &HeaderMap) -> Option<Arc<Flight>> {
+        let key = self.request_key(primary, request);
+        let running = self.flights(&key).get(&key).cloned()?;
+        let is_open = running.is_joinable() && !self.purges.condemns(running.began, primary);
+        is_open.then_some(running)
+    }
+
+    /// Lets others find a flight that began as a lead for one request, and turned out to be for
+    /// everybody.
+    fn announce(&self, key: &Key, flight: &Arc<Flight>) {
+        self.flights(key).entry(key.clone()).or_insert_with(|| flight.clone());
+    }
+
     /// A lead that nobody finds, for a fetch whose answer may turn out to be storable.
     pub fn lead_alone(self: &Arc<Self>, primary: KeyRef<'_>, request: &HeaderMap) -> Lead {
         let flight = Arc::new(Flight::new(primary.to_owned(), self.purges.epoch()));

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::client::Protocol;
 use super::exchange::Exchange;
 use super::headers::{self, X_REQUEST_ID};
+use super::partial::{self, Selected};
 use super::reply::ReplyBody;
 use super::respond;
 use super::target::Target;
@@ -70,7 +71,7 @@ pub(super) fn with_room(headers: &mut HeaderMap) {
 }
 
 /// Sends a stored or shared answer: as a 304 where the client has it already, without its body
-/// for HEAD.
+/// for HEAD, and of it the part that was asked for.
 pub(super) fn cached(
     mut exchange: Exchange,
     asked: &Asked<'_>,
@@ -90,7 +91,15 @@ pub(super) fn cached(
     } else if asked.method == Method::HEAD {
         (head.status, head.headers.clone(), Body::Empty)
     } else {
-        (head.status, head.headers.clone(), body())
+        match partial::select(asked, head, body()) {
+            Selected::Whole(body) => (head.status, head.headers.clone(), body),
+            Selected::Part { fields, body } => (StatusCode::PARTIAL_CONTENT, fields, body),
+            Selected::Nothing { bytes } => {
+                let answer = respond::unsatisfiable(bytes, asked.headers, &exchange.request_id);
+                let (parts, body) = answer.into_parts();
+                (parts.status, parts.headers, body)
+            }
+        }
     };
     let age = head.age(now).as_secs();
     let mine = Mine::new(age, &status_field(&exchange, told));

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{
-    AGE, CONTENT_LENGTH, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    ACCEPT_RANGES, AGE, CONTENT_LENGTH, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::deliver;
 use super::forward::{self, Answer, Outgoing, Trace};
 use super::local::Local;
+use super::whole::Place;
 use crate::body::Body;
 use crate::cache::freshness;
 use crate::cache::key::Key;
 use crate::cache::storable::{self, Refusal, RequestFacts};
-use crate::cache::{Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcome, Shared};
+use crate::cache::{Cache, Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcome, Shared};
 use crate::config::model::RouteCache;
 use crate::error::{Error, Kind};
 use crate::snapshot::Backend;
@@ -42,7 +43,30 @@ pub(super) struct Plan {
     pub stale: Option<Arc<Entry>>,
     /// Neither lead nor join: the answer may be for this request only.
     pub alone: bool,
+    /// The client asks for a part.
+    pub ranged: bool,
     pub deadline: Option<tokio::time::Instant>,
+}
+
+impl Plan {
+    /// Whether the origin is asked for a part, as the client asked: nothing that is stored may be
+    /// confirmed instead, and nobody else is to wait for it.
+    pub(super) fn asks_for_part(&self) -> bool {
+        self.ranged && self.stale.is_none()
+    }
+
+    fn join(&self, cache: &Arc<Cache>, request: &HeaderMap) -> Join {
+        let key = self.key.as_ref();
+        if self.alone {
+            return Join::Lead(cache.lead_alone(key, request));
+        }
+        if !self.asks_for_part() {
+            return cache.join(key, request);
+        }
+        cache
+            .running(key, request)
+            .map_or_else(|| Join::Lead(cache.lead_alone(key, request)), Join::Follow)
+    }
 }
 
 /// How a request was answered.
@@ -67,23 +91,11 @@ pub(super) async fn fetch(
 ) -> Result<Fetched, Error> {
     let cache = local.snapshot().cache.clone();
     for _ in 0..REGROUPINGS_MAX {
-        let join = if plan.alone {
-            Join::Lead(cache.lead_alone(plan.key.as_ref(), &outgoing.headers))
-        } else {
-            cache.join(plan.key.as_ref(), &outgoing.headers)
-        };
-        match join {
+        match plan.join(&cache, &outgoing.headers) {
             Join::Alone => break,
             Join::Lead(lead) => {
                 // Another fetch may have ended between the lookup and the lead.
-                let mut buffer = local.variant_key.take();
-                let found = cache.lookup(
-                    plan.key.as_ref(),
-                    || &outgoing.headers,
-                    &mut buffer,
-                    Instant::now(),
-                );
-                local.variant_key.replace(buffer);
+                let found = look_again(local, plan, &outgoing.headers, &cache);
                 if let (Lookup::Fresh(entry), false) = (found, plan.alone) {
                     lead.found(entry.clone());
                     return Ok(Fetched::Hit(entry));
@@ -97,6 +109,10 @@ pub(super) async fn fetch(
                 Followed::Alone => break,
             },
         }
+    }
+    if plan.asks_for_part() {
+        let lead = cache.lead_alone(plan.key.as_ref(), &outgoing.headers);
+        return begin(local, plan, outgoing, lead, trace).await;
     }
     let timers = TimerSlot::default();
     let answer = forward::forward(local, &plan.backend, &outgoing, plan.deadline, &timers, trace);
@@ -116,7 +132,7 @@ async fn followed(
     plan: &Plan,
     flight: &Arc<Flight>,
     request: &HeaderMap,
-    cache: &Arc<crate::cache::Cache>,
+    cache: &Arc<Cache>,
 ) -> Result<Followed, Error> {
     let outcome = match plan.deadline {
         None => flight.outcome().await,
@@ -128,6 +144,10 @@ async fn followed(
         Outcome::Streaming(shared) => {
             if shared.is_other_variant(plan.key.as_ref(), request, cache.hasher()) {
                 return Ok(Followed::Regroup);
+            }
+            // A part can be told only where the length of the whole is known.
+            if plan.ranged && shared.length.is_none() && shared.head.status == StatusCode::OK {
+                return Ok(Followed::Alone);
             }
             match flight.read(shared.length) {
                 Some(reader) => Followed::Answered(Fetched::Shared { shared, reader, led: false }),
@@ -180,6 +200,31 @@ async fn begin(
     }
 }
 
+/// Begins a fetch that nobody waits for, unless one is under way or would be of no use. `place`
+/// is kept until its end.
+pub(super) fn behind(local: &Rc<Local>, plan: Plan, outgoing: Outgoing, place: Place) {
+    let cache = local.snapshot().cache.clone();
+    let request = &outgoing.headers;
+    if !matches!(look_again(local, &plan, request, &cache), Lookup::Absent) {
+        return;
+    }
+    let Join::Lead(lead) = cache.join(plan.key.as_ref(), request) else { return };
+    let (hand, _) = oneshot::channel();
+    let task = Fetch { local: local.clone(), plan, hand };
+    local.tasks.spawn("background cache fetch", async move {
+        task.run(outgoing, lead).await;
+        drop(place);
+    });
+}
+
+/// Looks a request up as it would be forwarded: another fetch may have ended since the first time.
+fn look_again(local: &Local, plan: &Plan, request: &HeaderMap, cache: &Cache) -> Lookup {
+    let mut buffer = local.variant_key.take();
+    let found = cache.lookup(plan.key.as_ref(), || request, &mut buffer, Instant::now());
+    local.variant_key.replace(buffer);
+    found
+}
+
 /// The task that fetches.
 struct Fetch {
     local: Rc<Local>,
@@ -189,11 +234,10 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self, mut outgoing: Outgoing, lead: Lead) {
-        let validating = match (&self.plan.stale, self.plan.alone) {
-            // The answer is for this client only, so its own conditions may stand.
-            (None, true) => false,
-            (stale, _) => prepare(&mut outgoing.headers, stale.as_deref()),
-        };
+        // Where the answer is for this client only, its own conditions stand.
+        let is_private =
+            self.plan.asks_for_part() || (self.plan.alone && self.plan.stale.is_none());
+        let validating = !is_private && prepare(&mut outgoing.headers, self.plan.stale.as_deref());
         let request = outgoing.headers.clone();
         let method = outgoing.method.clone();
         let mut trace = Trace::default();
@@ -244,7 +288,7 @@ impl Fetch {
                 let length = http_body::Body::size_hint(response.body()).exact();
                 let head = Head {
                     status,
-                    headers: stored_headers(response.headers(), length),
+                    headers: stored_headers(status, response.headers(), length),
                     initial_age: freshness::initial_age(
                         response.headers(),
                         arrival.received,
@@ -325,9 +369,13 @@ fn stored_response(entry: &Entry) -> Response<Body> {
 }
 
 /// The fields that are stored: all that are left after the hop, but Age, which is counted on.
-fn stored_headers(headers: &HeaderMap, length: Option<u64>) -> HeaderMap {
+fn stored_headers(status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> HeaderMap {
     let mut headers = headers.clone();
     deliver::with_room(&mut headers);
+    if status == StatusCode::OK {
+        // From the store ranges are served whatever the origin can do, unless it forbids them.
+        headers.entry(ACCEPT_RANGES).or_insert(HeaderValue::from_static("bytes"));
+    }
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }

@@ -33,6 +33,8 @@ pub struct Local {
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
     pub variant_key: RefCell<KeyBuffer>,
+    /// Fetches under way that nobody waits for.
+    pub background_fetches: Cell<usize>,
     /// What the body of the HTTP/2 stream that is being polled did last.
     stream_event: Cell<Option<StreamEvent>>,
 }
@@ -64,6 +66,7 @@ impl Local {
             tasks,
             key: RefCell::default(),
             variant_key: RefCell::default(),
+            background_fetches: Cell::new(0),
             stream_event: Cell::new(None),
         }
     }

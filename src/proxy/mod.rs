@@ -17,11 +17,13 @@ mod hex;
 pub mod local;
 mod log_format;
 mod outgoing;
+mod partial;
 mod reply;
 mod respond;
 mod retry;
 mod target;
 mod tunnel;
+mod whole;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use fetch::{Fetched, Plan};
 use forward::{Answer, Trace};
 use local::Local;
 use target::Target;
+use whole::Whole;
 
 pub use access_log::{AccessLog, LogWriter, Sink};
 pub use reply::{Reply, ReplyBody};
@@ -239,11 +242,10 @@ async fn serve(
     };
     let mut trace = Trace::default();
     let local = exchange.local.clone();
-    // A range or a condition on the current state is for the origin to answer as it stands, and
-    // HEAD brings nothing to store.
-    let forwarded_as_is = parts.method == Method::HEAD
-        || parts.headers.contains_key(RANGE)
-        || outgoing::is_conditional_on_state(&parts.headers);
+    // A condition on the current state is for the origin to answer as it stands, and HEAD brings
+    // nothing to store.
+    let forwarded_as_is =
+        parts.method == Method::HEAD || outgoing::is_conditional_on_state(&parts.headers);
     let answer = match caching {
         Caching::Missed(missed) if missed.only_if_cached => {
             exchange.cache = Some(CacheStatus::Miss);
@@ -256,11 +258,16 @@ async fn serve(
                 key: missed.key,
                 stale: missed.stale,
                 alone: missed.alone,
+                ranged: parts.headers.contains_key(RANGE),
                 deadline,
             };
+            let whole = Whole::of(&plan, &outgoing);
             // Boxed, as all that is rare on the way: every waiting request carries this future.
             let fetched = Box::pin(fetch::fetch(&local, &plan, outgoing, &mut trace)).await;
             exchange.follow(trace);
+            if let (Some(whole), Ok(Fetched::Own { response, .. })) = (whole, &fetched) {
+                whole.fetch(&local, response);
+            }
             return match fetched {
                 Ok(fetched) => fetched_answer(exchange, &asked, fetched, plan.stale.is_some()),
                 Err(error) => failed(exchange, &asked, &error),
@@ -328,8 +335,12 @@ fn fetched_answer(
             deliver::cached(exchange, asked, &shared.head, || Body::stream(reader), &told)
         }
         Fetched::Own { response, refusal } => {
-            exchange.cache = Some(CacheStatus::Uncacheable);
-            let told = Told { kind: miss(false), ttl: None, detail: Some(refusal.as_str()) };
+            let (status, why) = match response.status() {
+                StatusCode::PARTIAL_CONTENT => (CacheStatus::Miss, "partial"),
+                _ => (CacheStatus::Uncacheable, refusal.as_str()),
+            };
+            exchange.cache = Some(status);
+            let told = Told { kind: miss(false), ttl: None, detail: Some(why) };
             from_backend(exchange, asked, unless_client_has_it(asked, response), Some(told))
         }
     }

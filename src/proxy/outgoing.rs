@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, UPGRADE};
+use http::header::{CONNECTION, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::body::Incoming;
@@ -103,5 +103,5 @@ fn may_be_tunnelled(protocol: &HeaderValue) -> bool {
 /// Whether a request depends on the state of the resource in a way that only its origin can
 /// judge.
 pub(super) fn is_conditional_on_state(headers: &HeaderMap) -> bool {
-    [IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE].iter().any(|name| headers.contains_key(name))
+    [IF_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
 }

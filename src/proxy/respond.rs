@@ -1,10 +1,13 @@
 //! The answers that are ours: the only place where an error becomes a status.
 
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{
+    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::body::Body;
 use crate::error::Kind;
+use crate::range::Span;
 
 /// How long a client should wait when there is no capacity, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -95,6 +98,23 @@ pub(super) fn page(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer where none of the ranges that were asked for begins within a stored response of
+/// `bytes` bytes (RFC 9110 §15.5.17).
+pub(super) fn unsatisfiable(
+    bytes: u64,
+    request: &HeaderMap,
+    request_id: &HeaderValue,
+) -> Response<Body> {
+    let text = "None of these ranges is within the content.";
+    let mut response = page(StatusCode::RANGE_NOT_SATISFIABLE, text, request, request_id);
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Ok(content_range) = HeaderValue::try_from(Span::unsatisfied(bytes)) {
+        headers.insert(CONTENT_RANGE, content_range);
+    }
     response
 }
 

@@ -23,6 +23,7 @@ mod examples;
 mod files;
 mod headers;
 mod http2;
+mod ranges;
 mod reload;
 mod routing;
 mod stop;

@@ -1,0 +1,87 @@
+//! The whole object behind a part: where an origin answers a range with a 206, which is passed on
+//! and not stored, one fetch in the background brings the object, so that the next range of it is
+//! a hit.
+//!
+//! It is a flight like any other: there is one for each URL, requests that come meanwhile join it,
+//! and an answer that turns out not to be storable is remembered. Its count is bounded.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use http::header::CONTENT_RANGE;
+use http::{Response, StatusCode};
+
+use super::fetch::{self, Plan};
+use super::forward::Outgoing;
+use super::local::Local;
+use crate::body::Body;
+use crate::cache::storable::{self, RequestFacts};
+use crate::range;
+
+/// Objects that one worker fetches at a time for nobody in particular.
+const BACKGROUND_FETCHES_MAX: usize = 8;
+
+/// What it takes to fetch the object that a request wants a part of.
+pub(super) struct Whole {
+    plan: Plan,
+    outgoing: Outgoing,
+}
+
+impl Whole {
+    /// `None` where the request is for no part, or its answer for nobody else.
+    pub(super) fn of(plan: &Plan, outgoing: &Outgoing) -> Option<Self> {
+        if !plan.asks_for_part() || plan.alone {
+            return None;
+        }
+        let outgoing = Outgoing {
+            method: outgoing.method.clone(),
+            uri: outgoing.uri.clone(),
+            headers: outgoing.headers.clone(),
+            upload: None,
+            upgrade: None,
+        };
+        Some(Self { plan: Plan { ranged: false, ..plan.clone() }, outgoing })
+    }
+
+    /// Begins the fetch if `part` is one of an object that may be stored.
+    pub(super) fn fetch(self, local: &Rc<Local>, part: &Response<Body>) {
+        let bytes_max = local.snapshot().cache.object_bytes_max();
+        let length = part.headers().get(CONTENT_RANGE).and_then(range::complete_bytes);
+        let facts = RequestFacts { method: &self.outgoing.method, headers: &self.outgoing.headers };
+        // Its fields are those that the whole would have (RFC 9110 §15.3.7).
+        let is_storable = part.status() == StatusCode::PARTIAL_CONTENT
+            && length.is_some_and(|length| length <= bytes_max)
+            && storable::terms(
+                facts,
+                StatusCode::OK,
+                part.headers(),
+                SystemTime::now(),
+                &self.plan.cache,
+            )
+            .is_ok();
+        if is_storable && let Some(place) = Place::take(local) {
+            fetch::behind(local, self.plan, self.outgoing, place);
+        }
+    }
+}
+
+/// One of the background fetches of a worker, until it is dropped.
+pub(super) struct Place(Rc<Local>);
+
+impl Place {
+    fn take(local: &Rc<Local>) -> Option<Self> {
+        let taken = local.background_fetches.get();
+        if taken >= BACKGROUND_FETCHES_MAX {
+            return None;
+        }
+        local.background_fetches.set(taken + 1);
+        Some(Self(local.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let taken = self.0.background_fetches.get();
+        self.0.background_fetches.set(taken.saturating_sub(1));
+    }
+}
