@@ -1,6 +1,7 @@
 //! One accepted connection: TLS, HTTP, and its proper end.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use super::io::{ClientIo, Transport};
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
+use crate::config::model::Protocols;
 use crate::proxy::client::{ClientConnection, Peer, Protocol};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
@@ -26,6 +28,8 @@ use crate::snapshot::Listener;
 use crate::snapshot::stats::{HandshakeResult, ParseError};
 use crate::tls::ALPN_H2;
 
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Send buffer of one HTTP/2 stream, in bytes.
 const STREAM_BUFFER_BYTES: usize = 64 << 10;
 /// Receive windows of HTTP/2, in bytes. h2 derives its budget for small frames from the second.
@@ -53,10 +57,18 @@ pub(crate) async fn serve(
     peer: Peer,
     register: &impl Register,
 ) {
-    let socket = Socket::new(stream, listener.spec.timeouts.write);
+    let mut socket = Socket::new(stream, listener.spec.timeouts.write);
     let (transport, protocol, sni) = match &listener.tls {
         None => {
-            let protocol = if listener.spec.protocols.h1 { Protocol::H1 } else { Protocol::H2 };
+            let protocol = match listener.spec.protocols {
+                Protocols { h1: true, h2: false } => Protocol::H1,
+                Protocols { h1: false, .. } => Protocol::H2,
+                Protocols { h1: true, h2: true } => {
+                    let told = timeout(listener.spec.timeouts.header, told_protocol(&mut socket));
+                    let Ok(Ok(protocol)) = told.await else { return };
+                    protocol
+                }
+            };
             (Transport::Plain(socket), protocol, None)
         }
         Some(tls) => {
@@ -77,6 +89,24 @@ pub(crate) async fn serve(
     }
 }
 
+/// What a client without TLS speaks, by its first bytes (RFC 9113 §3.3, §3.4).
+async fn told_protocol(socket: &mut Socket) -> io::Result<Protocol> {
+    let mut bytes = Vec::with_capacity(PREFACE.len());
+    let protocol = loop {
+        let mut more = [0; PREFACE.len()];
+        let count = socket.read(&mut more[bytes.len()..]).await?;
+        bytes.extend_from_slice(&more[bytes.len()..][..count]);
+        if count == 0 || !PREFACE.starts_with(&bytes) {
+            break Protocol::H1;
+        }
+        if bytes.len() == PREFACE.len() {
+            break Protocol::H2;
+        }
+    };
+    socket.unread(bytes);
+    Ok(protocol)
+}
+
 /// Finishes the TLS handshake in time, or counts why not.
 async fn handshake(
     listener: &Listener,
@@ -89,9 +119,7 @@ async fn handshake(
     let outcome = match &result {
         Err(_) => HandshakeResult::Timeout,
         Ok(Ok(_)) => HandshakeResult::Ok,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            HandshakeResult::Closed
-        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => HandshakeResult::Closed,
         Ok(Err(error)) => {
             tracing::debug!(listener = %listener.spec.name, %error, "TLS handshake failed");
             HandshakeResult::Failed

@@ -22,6 +22,8 @@ pub(crate) struct Socket {
     /// Since when a write has waited.
     blocked_since: Option<Instant>,
     timer: LazyTimer,
+    /// Read already, to be read again.
+    early: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,18 @@ pub(crate) enum Stream {
 
 impl Socket {
     pub(crate) fn new(stream: Stream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, blocked_since: None, timer: LazyTimer::default() }
+        Self {
+            stream,
+            write_timeout,
+            blocked_since: None,
+            timer: LazyTimer::default(),
+            early: Vec::new(),
+        }
+    }
+
+    /// Puts back what was read to see what it is. Nothing may have been put back before.
+    pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
+        self.early = bytes;
     }
 
     /// Whether bytes wait for a peer that does not take them.
@@ -42,6 +55,9 @@ impl Socket {
 
     /// Reads what the kernel holds right now, without trusting readiness seen earlier.
     pub(crate) fn has_input(&self) -> bool {
+        if !self.early.is_empty() {
+            return true;
+        }
         let peeked = match &self.stream {
             Stream::Tcp(stream) => stream.peek(),
             Stream::Unix(stream) => {
@@ -76,7 +92,14 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        if !this.early.is_empty() {
+            let taken = this.early.len().min(buf.remaining());
+            buf.put_slice(&this.early[..taken]);
+            this.early.drain(..taken);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }

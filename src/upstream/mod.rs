@@ -2,8 +2,8 @@
 //!
 //! A [`Connection`] is owned by whoever uses it and driven by the task that waits for it; no task
 //! of its own runs behind it. So a client that leaves drops the connection, a response that ends
-//! before its request was written drops it too (compare hyper#4176), and an answer wakes one task only.
-//! Idle connections rest in the worker's [`Connections`]. Deliberately absent: choosing an
+//! before its request was written ends it too (hyper#4176 is what happens otherwise), and an answer
+//! wakes one task only. Idle connections rest in the worker's [`Connections`]. Deliberately absent: choosing an
 //! endpoint (`balance`) and trying again (`proxy`).
 
 mod connect;

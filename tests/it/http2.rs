@@ -257,6 +257,25 @@ fn prior_knowledge_is_enough_on_a_plain_listener() {
 }
 
 #[test]
+fn a_plain_listener_tells_both_protocols_apart_by_the_first_bytes() {
+    let origin = Origin::answering(|_| ok("plain"));
+    let proxy = Setup::of(&[&origin]).listener("protocols = [\"h2\", \"h1\"]").start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        assert_eq!(session.get("/").await.body, "plain");
+    });
+    // A byte at a time, and beginning like HTTP/2.
+    for head in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "PRIX / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut client = proxy.connect();
+        for byte in head.bytes() {
+            client.send([byte]);
+        }
+        assert_eq!(client.answer().body(), b"plain");
+        assert_eq!(client.get("/again", &[]).body(), b"plain");
+    }
+}
+
+#[test]
 fn a_stop_says_goodbye_and_finishes_what_is_open() {
     let gate = Gate::default();
     let waits = gate.clone();
