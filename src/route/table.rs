@@ -234,7 +234,7 @@ fn literal_start(regex: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use http::StatusCode;
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     /// A route for these hosts and paths, in the spelling of the configuration.
-    fn route(hosts: &[&str], paths: &[&str]) -> Route {
+    pub(in crate::route) fn route(hosts: &[&str], paths: &[&str]) -> Route {
         Route {
             name: Name::from("r"),
             hosts: hosts.iter().map(|host| host_pattern(host)).collect(),
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    fn path_pattern(text: &str) -> PathPattern {
+    pub(in crate::route) fn path_pattern(text: &str) -> PathPattern {
         match (text.strip_prefix('~'), text.strip_suffix("/*")) {
             (Some(regex), _) => PathPattern::Regex(Regex::new(regex).unwrap()),
             (_, Some(prefix)) => PathPattern::Prefix(prefix.to_owned()),
@@ -284,15 +284,15 @@ mod tests {
         }
     }
 
-    fn on(listeners: &[&str], route: Route) -> Route {
+    pub(in crate::route) fn on(listeners: &[&str], route: Route) -> Route {
         Route { listeners: listeners.iter().map(|name| Arc::from(*name)).collect(), ..route }
     }
 
-    fn prior(priority: i64, route: Route) -> Route {
+    pub(in crate::route) fn prior(priority: i64, route: Route) -> Route {
         Route { priority, ..route }
     }
 
-    fn query<'a>(host: &'a str, path: &'a str) -> Query<'a> {
+    pub(in crate::route) fn query<'a>(host: &'a str, path: &'a str) -> Query<'a> {
         Query { listener: "web", host, path }
     }
 
