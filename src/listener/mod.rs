@@ -8,6 +8,8 @@ mod accept;
 pub mod bind;
 mod connection;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod io;
 mod socket;

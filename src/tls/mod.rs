@@ -21,6 +21,8 @@ use crate::config::model::{ListenerTls, Protocols};
 
 pub mod client;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod generate;
 pub mod load;
 mod pem;

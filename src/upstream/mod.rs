@@ -17,6 +17,8 @@ mod upload;
 pub use connect::{Dialer, connect};
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Connections, Keep, Reclaim};
+#[cfg(fuzzing)]
+pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
 pub use response_body::ResponseBody;

@@ -10,6 +10,8 @@
 
 mod body;
 mod chunked;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod request;
 
