@@ -321,15 +321,20 @@ impl Tries<'_> {
         let answer = if is_upgrade {
             upgraded(sent, lease)
         } else {
-            match self.response(sent, lease, timer).await {
-                Ok(response) => Answer::Response(response),
-                Err(error) => {
-                    pool.failed(&endpoint, took, now);
-                    let error = Error::caused(Kind::Reset, error);
-                    let failure = Failure::Reset;
-                    return Err(Failed { error, failure, was_resting: false, answer: None });
+            let (mut response, arriving) = self.response(sent, lease, timer);
+            if let Some(body) = arriving {
+                // Boxed: most answers have come whole, and every waiting request carries this.
+                match Box::pin(begun(body)).await {
+                    Ok(body) => *response.body_mut() = body,
+                    Err(error) => {
+                        pool.failed(&endpoint, took, now);
+                        let error = Error::caused(Kind::Reset, error);
+                        let failure = Failure::Reset;
+                        return Err(Failed { error, failure, was_resting: false, answer: None });
+                    }
                 }
             }
+            Answer::Response(response)
         };
         pool.responded(&endpoint, status, took, now);
         let retries = pool.retry.as_ref();
@@ -344,47 +349,37 @@ impl Tries<'_> {
         Ok(answer)
     }
 
-    /// The answer for the client. Fails if its body breaks off at once.
-    async fn response(
+    /// The answer for the client, and its body if that has not come with the head.
+    fn response(
         &self,
         sent: Sent,
         lease: Lease,
         timer: SlotTimer,
-    ) -> Result<Response<Body>, Error> {
-        let Sent { head, connection } = sent;
+    ) -> (Response<Body>, Option<ResponseBody>) {
+        let Sent { head, mut connection } = sent;
         let keep =
             Keep { idle_max: self.balanced.pool.limits.idle_max, idle_for: self.rest_time(&head) };
+        let home = &self.local.connections;
+        let (body, arriving) = match connection.take_whole_body() {
+            Some(whole) => {
+                let came = connection.came();
+                home.give_back(connection, keep, came);
+                (whole.into(), None)
+            }
+            None => {
+                let home = home.clone();
+                let deadlines = self.deadlines;
+                let body = ResponseBody::new(connection, home, keep, lease, deadlines, timer);
+                (Body::Empty, Some(body))
+            }
+        };
         let came_as = if head.is_http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
         let mut headers = head.headers;
         headers::append_via(&mut headers, self.local.snapshot().via.hop(came_as));
-        let mut response = Response::new(self.body(connection, keep, lease, timer).await?);
+        let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = headers;
-        Ok(response)
-    }
-
-    async fn body(
-        &self,
-        mut connection: Box<Connection>,
-        keep: Keep,
-        lease: Lease,
-        timer: SlotTimer,
-    ) -> Result<Body, Error> {
-        let home = &self.local.connections;
-        if let Some(whole) = connection.take_whole_body() {
-            let came = connection.came();
-            home.give_back(connection, keep, came);
-            return Ok(Body::Full(whole));
-        }
-        let mut body =
-            ResponseBody::new(connection, home.clone(), keep, lease, self.deadlines, timer);
-        if http_body::Body::is_end_stream(&body) {
-            return Ok(Body::Empty);
-        }
-        // A body of unknown length may be a stream of events, whose head must not wait for one.
-        let is_counted = http_body::Body::size_hint(&body).exact().is_some();
-        body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
-        Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
+        (response, arriving)
     }
 
     /// How long a connection may rest: as configured, and a second less than the endpoint says.
@@ -393,6 +388,14 @@ impl Tries<'_> {
         let stated = stated.map(|seconds| Duration::from_secs(seconds.saturating_sub(1)));
         stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
     }
+}
+
+/// A body that is on its way. Fails if it breaks off at once.
+async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
+    // One of unknown length may be a stream of events, whose head must not wait for one.
+    let is_counted = http_body::Body::size_hint(&body).exact().is_some();
+    body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
+    Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
 }
 
 fn blames_endpoint(error: &SendError) -> bool {

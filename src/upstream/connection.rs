@@ -240,14 +240,15 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// The whole body, if it has come with its head.
+    /// The whole body, if it has come with its head, or there is none.
     pub fn take_whole_body(&mut self) -> Option<Bytes> {
         let length = self.body.bytes_left()?;
-        if length == 0 || length > self.received.len() as u64 {
+        if length > self.received.len() as u64 {
             return None;
         }
         match self.body.read(&mut self.received) {
             Ok(Part::Data(data)) => Some(data),
+            Ok(Part::End) => Some(Bytes::new()),
             _ => None,
         }
     }

@@ -52,9 +52,7 @@ impl ResponseBody {
     ) -> Self {
         let progress = connection.came();
         let source = Some(Source { connection, home, keep, _lease: lease });
-        let mut body = Self { source, deadlines, timer, progress, first: None };
-        body.give_back_at_end();
-        body
+        Self { source, deadlines, timer, progress, first: None }
     }
 
     /// Waits a moment for the first part. An endpoint that sends a head and dies has sent nothing
