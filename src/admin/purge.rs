@@ -194,6 +194,8 @@ mod tests {
                 revalidate_always: false,
                 must_revalidate: false,
                 for_authorized: false,
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: None,
             },
             initial_age: Duration::ZERO,
             received: Instant::now(),

@@ -1,10 +1,10 @@
 //! A stored response.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::storable::Terms;
@@ -14,6 +14,8 @@ use crate::memory::Charge;
 /// What an entry costs beside its head and body: the entry itself, its place in the index and in
 /// the store's queues, and the allocator's rounding.
 pub(super) const ENTRY_OVERHEAD: u64 = 400;
+/// Between two background refreshes of one response.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// What one header field costs beside its text.
 const FIELD_OVERHEAD: usize = 48;
 
@@ -36,6 +38,8 @@ pub struct Entry {
     pub body: Arc<StoredBody>,
     /// False before it is published and after a purge: not to be served.
     live: AtomicBool,
+    /// When the next refresh may begin, in milliseconds after it was received.
+    refresh_at: AtomicU64,
     /// For the head and what belongs to it; the body carries its own.
     charge: Charge,
 }
@@ -65,12 +69,12 @@ impl Head {
         fields as u64
     }
 
-    /// Takes over the fields of a 304 that confirmed this response (RFC 9111 §3.2), except those
-    /// that describe the stored body.
+    /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2).
     pub fn freshened(&self, update: &HeaderMap) -> HeaderMap {
         let mut headers = self.headers.clone();
         for name in update.keys() {
-            if is_about_the_body(name) {
+            // The tag is the same one, but for its strength.
+            if stays(name) || (*name == ETAG && self.headers.contains_key(ETAG)) {
                 continue;
             }
             headers.remove(name);
@@ -98,15 +102,33 @@ pub fn not_modified_headers(of: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Fields that a 304 must not replace: they belong to the bytes that are stored.
-fn is_about_the_body(name: &HeaderName) -> bool {
-    *name == CONTENT_LENGTH
-        || matches!(name.as_str(), "content-encoding" | "content-type" | "content-range")
+/// Fields that a confirmation does not replace. `Content-Length` must not (RFC 9111 §3.2); the
+/// coding, range and digest belong to the very bytes that are stored, and are what §3.2 lets a
+/// cache keep that depends on them; a cookie is for the client whose request brought it.
+fn stays(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "content-length" | "content-encoding" | "content-range" | "content-md5" | "set-cookie"
+    )
 }
 
 impl Entry {
     pub fn new(head: Head, body: Arc<StoredBody>, charge: Charge) -> Self {
-        Self { head, body, live: AtomicBool::new(false), charge }
+        Self { head, body, live: AtomicBool::new(false), refresh_at: AtomicU64::new(0), charge }
+    }
+
+    /// Takes the right to begin a refresh, if nobody has had it a moment ago: an origin that fails
+    /// at once is not asked again by every request.
+    pub fn claim_refresh(&self, now: Instant) -> bool {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now.saturating_duration_since(self.head.received));
+        let at = self.refresh_at.load(Ordering::Relaxed);
+        let next = now.saturating_add(millis(REFRESH_INTERVAL));
+        now >= at
+            && self
+                .refresh_at
+                .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     pub fn is_live(&self) -> bool {
@@ -126,9 +148,11 @@ impl Entry {
 #[cfg(test)]
 pub(super) mod tests {
     use http::HeaderValue;
+    use http::header::CONTENT_LENGTH;
 
     use super::*;
     use crate::cache::freshness::LifetimeSource;
+    use crate::memory::Memory;
 
     pub(in crate::cache) fn head(lifetime_seconds: u64) -> Head {
         let mut headers = HeaderMap::new();
@@ -144,6 +168,8 @@ pub(super) mod tests {
                 revalidate_always: false,
                 must_revalidate: false,
                 for_authorized: false,
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: None,
             },
             initial_age: Duration::from_secs(5),
             received: Instant::now(),
@@ -180,11 +206,28 @@ pub(super) mod tests {
     fn a_confirmation_replaces_fields_but_not_those_of_the_body() {
         let mut update = HeaderMap::new();
         update.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        update.insert("content-encoding", HeaderValue::from_static("gzip"));
+        update.insert("content-type", HeaderValue::from_static("text/html"));
+        update.insert("set-cookie", HeaderValue::from_static("a=b"));
         update.append("x-a", HeaderValue::from_static("1"));
         update.append("x-a", HeaderValue::from_static("2"));
         let headers = head(1).freshened(&update);
         assert_eq!(headers[CONTENT_LENGTH], "3");
+        assert_eq!(headers["content-type"], "text/html");
+        assert!(!headers.contains_key("content-encoding"));
+        assert!(!headers.contains_key("set-cookie"));
         assert_eq!(headers.get_all("x-a").iter().count(), 2);
         assert_eq!(headers[ETAG], "\"a\"");
+    }
+
+    #[test]
+    fn refreshes_of_one_response_keep_a_distance() {
+        let response = head(1);
+        let at = |millis| response.received + Duration::from_millis(millis);
+        let charge = Memory::new(1 << 20).charge(1).unwrap();
+        let entry = Entry::new(response.clone(), StoredBody::new(Vec::new(), ()), charge);
+        assert!(entry.claim_refresh(at(10)));
+        assert!(!entry.claim_refresh(at(259)));
+        assert!(entry.claim_refresh(at(260)));
     }
 }

@@ -27,6 +27,10 @@ pub struct Terms {
     pub must_revalidate: bool,
     /// May answer authorized requests (RFC 9111 §3.5).
     pub for_authorized: bool,
+    /// How long past its end it answers while it is fetched anew (RFC 5861 §3).
+    pub stale_while_revalidate: Duration,
+    /// How long past its end it stands in for an error (RFC 5861 §4); `None` where nothing says.
+    pub stale_if_error: Option<Duration>,
 }
 
 /// Why a response is not stored.
@@ -119,6 +123,12 @@ pub fn terms(
             || control.proxy_revalidate
             || control.s_maxage.is_some(),
         for_authorized,
+        stale_while_revalidate: control
+            .stale_while_revalidate
+            .map(Duration::from_secs)
+            .or(route.stale_while_revalidate)
+            .unwrap_or_default(),
+        stale_if_error: control.stale_if_error.map(Duration::from_secs).or(route.stale_if_error),
     })
 }
 
@@ -158,7 +168,7 @@ mod tests {
             StatusCode::from_u16(status).expect("a status"),
             &map(response),
             SystemTime::UNIX_EPOCH,
-            &RouteCache { ttl: ttl.map(Duration::from_secs) },
+            &RouteCache { ttl: ttl.map(Duration::from_secs), ..RouteCache::default() },
         )
     }
 
@@ -227,6 +237,31 @@ mod tests {
     fn s_maxage_forbids_stale_use() {
         assert!(decide(&[], 200, &[control("s-maxage=9")], None).is_ok_and(|t| t.must_revalidate));
         assert!(decide(&[], 200, &[control("max-age=9")], None).is_ok_and(|t| !t.must_revalidate));
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_may_be_stale_and_the_route_where_it_does_not() {
+        let route = RouteCache {
+            stale_while_revalidate: Some(Duration::from_secs(5)),
+            stale_if_error: Some(Duration::from_secs(6)),
+            ..RouteCache::default()
+        };
+        for (value, expected) in [
+            ("max-age=9", (5, Some(6))),
+            ("max-age=9, stale-while-revalidate=0, stale-if-error=0", (0, Some(0))),
+            ("max-age=9, stale-while-revalidate=7, stale-if-error=8", (7, Some(8))),
+        ] {
+            let headers: HeaderMap =
+                [(CACHE_CONTROL, HeaderValue::from_static(value))].into_iter().collect();
+            let facts = RequestFacts { method: &Method::GET, headers: &HeaderMap::new() };
+            let terms =
+                terms(facts, StatusCode::OK, &headers, SystemTime::UNIX_EPOCH, &route).unwrap();
+            let seconds = (
+                terms.stale_while_revalidate.as_secs(),
+                terms.stale_if_error.map(|limit| limit.as_secs()),
+            );
+            assert_eq!(seconds, expected, "{value}");
+        }
     }
 
     #[test]

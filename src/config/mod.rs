@@ -409,7 +409,7 @@ pool = "app"
                 timeout: None,
                 body_bytes_max: 100 << 20,
                 websocket: true,
-                cache: Some(RouteCache { ttl: None }),
+                cache: Some(RouteCache::default()),
                 span: route.span,
             }
         );

@@ -14,7 +14,8 @@ use super::diagnostics::{Diagnostic, Invalid};
 use super::edits::{self, Side};
 use super::listener::TIMEOUT;
 use super::model::{
-    Action, Name, PathPattern, Redirect, Respond, Rewrite, Route, RouteCache, SpanOf, Template,
+    Action, ClientDirectives, Name, PathPattern, Redirect, Respond, Rewrite, Route, RouteCache,
+    SpanOf, Template,
 };
 use super::path;
 use super::reader::Table;
@@ -224,9 +225,18 @@ fn cache(table: &Table<'_>) -> Option<RouteCache> {
 }
 
 fn cache_rules(table: Table<'_>) -> RouteCache {
-    let ttl = table.read("ttl", |value| value.duration(&FRESHNESS));
+    let freshness = |key| table.read(key, |value| value.duration(&FRESHNESS));
+    let directives = [("ignore", ClientDirectives::Ignore), ("obey", ClientDirectives::Obey)];
+    let rules = RouteCache {
+        ttl: freshness("ttl"),
+        stale_while_revalidate: freshness("stale_while_revalidate"),
+        stale_if_error: freshness("stale_if_error"),
+        client_directives: table
+            .read("client_directives", |value| value.one_of(&directives))
+            .unwrap_or_default(),
+    };
     table.finish();
-    RouteCache { ttl }
+    rules
 }
 
 fn warn_without_pool(table: &Table<'_>) {
@@ -363,7 +373,17 @@ mod tests {
         assert_eq!(route("cache = true").cache, Some(RouteCache::default()));
         let ttl = route("cache.ttl = \"0s\"").cache.unwrap().ttl;
         assert_eq!(ttl, Some(Duration::ZERO));
-        assert!(said("cache.ttl_force = \"1s\"").contains("the keys here are ttl"));
+        let rules = route("cache = { stale_while_revalidate = \"1m\", stale_if_error = \"1d\" }");
+        let rules = rules.cache.unwrap();
+        assert_eq!(rules.stale_while_revalidate, Some(Duration::from_secs(60)));
+        assert_eq!(rules.stale_if_error, Some(Duration::from_secs(86400)));
+        assert_eq!(rules.client_directives, ClientDirectives::Ignore);
+        let obeys = route("cache.client_directives = \"obey\"").cache.unwrap();
+        assert_eq!(obeys.client_directives, ClientDirectives::Obey);
+        let shown = said("cache.client_directives = \"mind\"");
+        assert!(shown.contains("help: write `ignore` or `obey`"), "{shown}");
+        let shown = said("cache.colour = \"red\"");
+        assert!(shown.contains("the keys here are client_directives, stale_if_error"), "{shown}");
         assert!(said("cache = \"yes\"").contains("must be true or false, not a string"));
         let shown = diagnostics_of(&without_pool("respond = {}\ncache = true"));
         assert!(shown.contains("warning: `route.cache`: it has no effect without a pool"));

@@ -154,4 +154,18 @@ impl Template {
 pub struct RouteCache {
     /// Freshness of 200, 203, 204, 300, 301 and 308 where the response gives none.
     pub ttl: Option<Duration>,
+    /// How long past its end a response answers while it is fetched anew, where the response does
+    /// not say.
+    pub stale_while_revalidate: Option<Duration>,
+    /// How long past its end a response stands in for an error, where the response does not say.
+    pub stale_if_error: Option<Duration>,
+    pub client_directives: ClientDirectives,
+}
+
+/// What a client's `Cache-Control` about freshness counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientDirectives {
+    #[default]
+    Ignore,
+    Obey,
 }
