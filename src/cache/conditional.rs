@@ -1,13 +1,21 @@
-//! Conditional requests, answered from what is stored (RFC 9110 §13).
+//! Validation: conditions of clients that are answered from what is stored (RFC 9110 §13,
+//! RFC 9111 §4.3.2), our own conditions on what is stored (§4.3.1), and what the answers to them
+//! say of it (§4.3.4, §4.3.5).
+//!
+//! An entity tag is compared by what is between its quotes: some origins leave them out.
 
 use std::time::SystemTime;
 
-use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
-use http::{HeaderMap, HeaderValue};
+use http::header::{
+    CONTENT_LENGTH, DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Whether the client already has the stored representation, so that a 304 answers it.
 /// `If-None-Match` is compared weakly and takes precedence over `If-Modified-Since`
-/// (RFC 9110 §13.2.2).
+/// (RFC 9110 §13.2.2), which is compared with Date where there is no Last-Modified
+/// (RFC 9111 §4.3.2).
 pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
         let Some(etag) = stored.get(ETAG) else {
@@ -17,7 +25,49 @@ pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         return request.get_all(IF_NONE_MATCH).iter().any(|list| matches_weakly(list, etag));
     }
     let Some(since) = request.get(IF_MODIFIED_SINCE).and_then(date) else { return false };
-    stored.get(LAST_MODIFIED).and_then(date).is_some_and(|modified| modified <= since)
+    let modified = stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE));
+    modified.and_then(date).is_some_and(|modified| modified <= since)
+}
+
+/// Takes the conditions of a client off: an answer to them would be for that client alone.
+pub fn remove_conditions(request: &mut HeaderMap) {
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
+        request.remove(name);
+    }
+}
+
+/// Makes a request ask whether what is stored is still valid (RFC 9111 §4.3.1). False if it has no
+/// validators to ask with.
+pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+    let mut copy = |from: HeaderName, to: HeaderName| {
+        let value = stored.get(from);
+        value.map(|value| request.insert(to, value.clone())).is_some()
+    };
+    let has_etag = copy(ETAG, IF_NONE_MATCH);
+    let has_date = copy(LAST_MODIFIED, IF_MODIFIED_SINCE);
+    has_etag || has_date
+}
+
+/// Whether a 304 is about what is stored (RFC 9111 §4.3.4). One with another entity tag is about
+/// another representation, which is not here. Tags are compared weakly: compression weakens the
+/// tag of a 200 and not that of its 304. One without a tag is taken at its word.
+pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+    let Some(now) = not_modified.get(ETAG).map(HeaderValue::as_bytes) else { return true };
+    match stored.get(ETAG) {
+        Some(then) => opaque(now) == opaque(then.as_bytes()),
+        None => now.starts_with(b"W/"),
+    }
+}
+
+/// Whether the head of a 200 to HEAD is about the stored answer to GET, whose length in bytes this
+/// is: every validator that came is the stored one, and so is the length (RFC 9111 §4.3.5).
+pub fn describes(head: &HeaderMap, stored: &HeaderMap, stored_bytes: u64) -> bool {
+    let is_same =
+        |name: HeaderName| head.get(&name).is_none_or(|now| stored.get(name) == Some(now));
+    let has_length = |value: &HeaderValue| {
+        value.to_str().ok().and_then(|digits| digits.parse().ok()) == Some(stored_bytes)
+    };
+    is_same(ETAG) && is_same(LAST_MODIFIED) && head.get(CONTENT_LENGTH).is_none_or(has_length)
 }
 
 fn is_any(value: &HeaderValue) -> bool {
@@ -39,7 +89,8 @@ fn matches_weakly(list: &HeaderValue, etag: &HeaderValue) -> bool {
 }
 
 fn opaque(tag: &[u8]) -> &[u8] {
-    tag.strip_prefix(b"W/").unwrap_or(tag)
+    let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+    tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\"")).unwrap_or(tag)
 }
 
 /// The members of a list of entity tags. A tag may hold commas, so quotes are minded; tags
@@ -108,6 +159,64 @@ mod tests {
             ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
         ]);
         assert!(!is_not_modified(&both, &stored));
+    }
+
+    #[test]
+    fn a_tag_without_quotes_is_the_same_tag() {
+        for (tag, list) in [("abc", "\"abc\""), ("\"abc\"", "abc"), ("abc", "\"x\", abc")] {
+            let stored = headers(&[("etag", tag)]);
+            assert!(is_not_modified(&headers(&[("if-none-match", list)]), &stored), "{tag} {list}");
+        }
+        let stored = headers(&[("etag", "\"")]);
+        assert!(!is_not_modified(&headers(&[("if-none-match", "\"\"")]), &stored));
+    }
+
+    #[test]
+    fn a_date_stands_in_for_the_time_of_the_last_change() {
+        let stored = headers(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        for (since, expected) in
+            [("Sun, 06 Nov 1994 08:49:37 GMT", true), ("Sun, 06 Nov 1994 08:49:36 GMT", false)]
+        {
+            let request = headers(&[("if-modified-since", since)]);
+            assert_eq!(is_not_modified(&request, &stored), expected, "{since}");
+        }
+    }
+
+    #[test]
+    fn a_304_with_another_tag_is_about_something_else() {
+        let stored = headers(&[("etag", "W/\"a\"")]);
+        for (tag, expected) in [("\"a\"", true), ("W/\"a\"", true), ("\"b\"", false)] {
+            assert_eq!(confirms(&headers(&[("etag", tag)]), &stored), expected, "{tag}");
+        }
+        assert!(confirms(&headers(&[]), &stored));
+        assert!(!confirms(&headers(&[("etag", "\"a\"")]), &headers(&[])));
+        assert!(confirms(&headers(&[("etag", "W/\"a\"")]), &headers(&[])));
+    }
+
+    #[test]
+    fn validators_become_conditions() {
+        let mut request = headers(&[("if-none-match", "\"mine\""), ("range", "bytes=0-1")]);
+        remove_conditions(&mut request);
+        assert!(request.is_empty());
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert!(validate(&mut request, &headers(&[("etag", "\"a\""), ("last-modified", date)])));
+        assert_eq!(request["if-none-match"], "\"a\"");
+        assert_eq!(request["if-modified-since"], date);
+        assert!(!validate(&mut HeaderMap::new(), &HeaderMap::new()));
+    }
+
+    #[test]
+    fn an_answer_to_head_describes_what_has_its_validators_and_length() {
+        let stored = headers(&[("etag", "\"a\""), ("x", "y")]);
+        for (fields, expected) in [
+            (&[][..], true),
+            (&[("etag", "\"a\""), ("content-length", "3")], true),
+            (&[("etag", "\"b\"")], false),
+            (&[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], false),
+            (&[("content-length", "4")], false),
+        ] {
+            assert_eq!(describes(&headers(fields), &stored, 3), expected, "{fields:?}");
+        }
     }
 
     #[test]

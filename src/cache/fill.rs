@@ -7,8 +7,9 @@ use http::HeaderMap;
 
 use super::Cache;
 use super::entry::{ENTRY_OVERHEAD, Entry, Head};
-use super::flight::{Flight, Outcome, Shared};
+use super::flight::{Flight, Outcome, Shared, Variant};
 use super::key::Key;
+use super::reuse::Fault;
 use super::storable::Refusal;
 use super::vary::VaryFields;
 use crate::body::StoredBody;
@@ -70,29 +71,53 @@ impl Lead {
         if self.company == Company::Anybody && is_about_the_url {
             self.cache.remember_uncacheable(&self.key, &self.flight);
         }
+        self.release(refusal);
+    }
+
+    /// The answer may not be shared, and says nothing about those to come: whoever waits fetches
+    /// alone.
+    pub fn release(self, refusal: Refusal) {
         self.flight.settle(Outcome::Alone(refusal));
     }
 
-    /// The fetch failed before there was an answer.
-    pub fn fail(self, kind: Kind) {
-        self.flight.settle(Outcome::Failed(kind));
+    /// The fetch failed before there was an answer to share.
+    pub fn fail(self, fault: Fault) {
+        self.flight.settle(Outcome::Failed(fault));
     }
 
-    /// The stored response is (or has become) fresh without a new body.
-    pub fn found(self, entry: Arc<Entry>) {
-        self.flight.settle(Outcome::Stored(entry));
+    /// Another fetch brought a fresh response meanwhile.
+    pub fn found(self) {
+        self.flight.settle(Outcome::Found);
     }
 
-    /// The origin confirmed `stored` with a 304 whose fields are in `head`, already merged.
-    pub fn confirm(self, stored: &Arc<Entry>, head: Head) -> Arc<Entry> {
-        let Some(charge) = self.cache.store.reserve(head_bytes(&head, &self.key)) else {
-            self.flight.settle(Outcome::Stored(stored.clone()));
+    /// The origin confirmed `stored`; `head` is what has become of its head, and `request` holds
+    /// the fields that were forwarded.
+    pub fn confirm(mut self, stored: &Arc<Entry>, head: Head, request: &HeaderMap) -> Arc<Entry> {
+        let charge = self.cache.store.reserve(head_bytes(&head, &self.key));
+        let Some((charge, variant)) = charge.zip(self.variant(&head, request).ok()) else {
+            // No room: it stays as it is, and answers those who wait.
+            self.flight.settle(Outcome::Confirmed { entry: stored.clone(), variant: None });
             return stored.clone();
         };
         let entry = Arc::new(Entry::new(head, stored.body.clone(), charge));
         self.cache.publish(&self.key, &self.flight, &entry);
-        self.flight.settle(Outcome::Stored(entry.clone()));
+        self.flight.settle(Outcome::Confirmed { entry: entry.clone(), variant });
         entry
+    }
+
+    /// What the origin has now is not `stored`, which must not be used any more.
+    pub fn forget(self, stored: &Arc<Entry>) {
+        self.cache.store.remove_entry(self.key.as_ref(), stored);
+    }
+
+    /// Moves on to the key of the variant that a response is.
+    fn variant(&mut self, head: &Head, request: &HeaderMap) -> Result<Option<Variant>, Refusal> {
+        let Some(fields) = VaryFields::of(&head.headers) else { return Ok(None) };
+        let known = self.cache.vary(&self.flight, &fields, request);
+        let (fields, key) = known.ok_or(Refusal::TooLarge)?;
+        self.cache.move_flight(&self.key, &key, &self.flight);
+        self.key = key.clone();
+        Ok(Some(Variant { fields, key }))
     }
 
     /// Shares a response that may be stored. `request` holds the fields that were forwarded.
@@ -114,15 +139,10 @@ impl Lead {
             .zip(self.cache.store.reserve(body_bytes))
             .map(|(head, body)| Charges { head, body });
         let Some(charges) = charges else { return Err((self, Refusal::TooLarge)) };
-        let mut variant = None;
-        if let Some(fields) = VaryFields::of(&head.headers) {
-            let Some((fields, key)) = self.cache.vary(&self.flight, &fields, request) else {
-                return Err((self, Refusal::TooLarge));
-            };
-            self.cache.move_flight(&self.key, &key, &self.flight);
-            self.key = key.clone();
-            variant = Some((fields, key));
-        }
+        let variant = match self.variant(&head, request) {
+            Ok(variant) => variant,
+            Err(refusal) => return Err((self, refusal)),
+        };
         if self.company == Company::Nobody {
             self.cache.announce(&self.key, &self.flight);
         }
@@ -134,7 +154,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.flight.settle(Outcome::Failed(Kind::Internal));
+        self.flight.settle(Outcome::Failed(Fault::Kind(Kind::Internal)));
         self.flight.finish(Err(Kind::Internal));
         self.cache.land(&self.key, &self.flight);
     }
@@ -153,6 +173,9 @@ impl Fill {
             self.charges = None;
             self.chunk = BytesMut::new();
             self.lead.flight.stop_storing();
+            if self.received > self.lead.cache.object_bytes_max() {
+                self.lead.cache.remember_uncacheable(&self.lead.key, &self.lead.flight);
+            }
             // Later requests can no longer join from the beginning.
             self.lead.cache.land(&self.lead.key, &self.lead.flight);
             self.lead.flight.push(data);
@@ -160,6 +183,14 @@ impl Fill {
             self.lead.flight.push(data);
         }
         self.charges.is_some() || self.lead.flight.room().await
+    }
+
+    /// Waits until nobody has a use for the rest of the body. What is stored always has one.
+    pub async fn deserted(&self) {
+        if self.charges.is_some() {
+            return std::future::pending().await;
+        }
+        self.lead.flight.deserted().await;
     }
 
     /// Copies bytes into the store's own allocations: those of a connection are larger than what

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
 use super::key::{Key, KeyHasher, KeyRef};
+use super::reuse::Fault;
 use super::storable::Refusal;
 use super::vary::VaryFields;
 use crate::error::{Error, Kind};
@@ -54,6 +55,8 @@ struct State {
     passed: usize,
     /// Bytes in `pieces`.
     held: u64,
+    /// Requests that have yet to begin to read, if there will be something to read.
+    waiting: usize,
     /// By reader id.
     readers: Vec<Place>,
     /// Ids of free places.
@@ -115,12 +118,26 @@ struct Reader {
 pub enum Outcome {
     /// The answer is shared: read it from the flight.
     Streaming(Arc<Shared>),
-    /// It is stored already: the origin confirmed a stored response.
-    Stored(Arc<Entry>),
+    /// Another fetch had brought a fresh response: look again.
+    Found,
+    /// The origin confirmed a stored response.
+    Confirmed {
+        entry: Arc<Entry>,
+        /// What selects this variant, where the URL varies.
+        variant: Option<Variant>,
+    },
     /// The answer belongs to one request only; everybody fetches alone.
     Alone(Refusal),
-    /// The fetch failed before there was an answer.
-    Failed(Kind),
+    /// The fetch failed before there was an answer that anybody could share. Whoever may takes
+    /// what is stored.
+    Failed(Fault),
+}
+
+/// The fields by which a URL varies, and the key of one of its variants.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    pub(super) fields: VaryFields,
+    pub(super) key: Key,
 }
 
 /// The head of a shared answer.
@@ -130,20 +147,13 @@ pub struct Shared {
     /// Of the body in bytes, where it is known ahead.
     pub length: Option<u64>,
     /// What selects this variant, where the URL varies.
-    pub(super) variant: Option<(VaryFields, Key)>,
+    pub variant: Option<Variant>,
 }
 
-impl Shared {
-    /// Whether this answer is for requests with other fields than `request`.
-    pub fn is_other_variant(
-        &self,
-        primary: KeyRef<'_>,
-        request: &HeaderMap,
-        hasher: &KeyHasher,
-    ) -> bool {
-        self.variant
-            .as_ref()
-            .is_some_and(|(fields, key)| fields.variant_key_owned(primary, request, hasher) != *key)
+impl Variant {
+    /// Whether it is for requests with the fields of `request`.
+    pub fn is_for(&self, primary: KeyRef<'_>, request: &HeaderMap, hasher: &KeyHasher) -> bool {
+        self.fields.variant_key_owned(primary, request, hasher) == self.key
     }
 }
 
@@ -157,6 +167,7 @@ impl Flight {
                 pieces: VecDeque::new(),
                 passed: 0,
                 held: 0,
+                waiting: 0,
                 readers: Vec::new(),
                 free: Vec::new(),
                 unstored: false,
@@ -169,6 +180,12 @@ impl Flight {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces a reader: as long as this is held, no piece goes before it was read.
+    pub fn wait(self: &Arc<Self>) -> Waiting {
+        self.state().waiting += 1;
+        Waiting(self.clone())
     }
 
     /// Waits until the fetch is settled. It always is: its lead settles it when dropped.
@@ -258,6 +275,17 @@ impl Flight {
         self.state().reading().count()
     }
 
+    /// Waits until nobody reads an unstored body any more.
+    pub(super) async fn deserted(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.state().is_deserted() {
+                return;
+            }
+            room.await;
+        }
+    }
+
     /// Waits until an unstored body may go on: a reader has passed enough, or the slowest has
     /// been cut loose. False when nobody reads any more.
     pub(super) async fn room(&self) -> bool {
@@ -265,7 +293,7 @@ impl Flight {
             let room = self.room.notified();
             {
                 let mut state = self.state();
-                if state.reading().next().is_none() {
+                if state.is_deserted() {
                     return false;
                 }
                 if state.held < WINDOW_BYTES {
@@ -290,6 +318,10 @@ impl State {
         self.readers.iter().filter_map(Place::reader)
     }
 
+    fn is_deserted(&self) -> bool {
+        self.waiting == 0 && self.reading().next().is_none()
+    }
+
     fn take_wakers(&mut self) -> Vec<Waker> {
         let readers = self.readers.iter_mut().filter_map(Place::reader_mut);
         readers.filter_map(|reader| reader.waker.take()).collect()
@@ -297,7 +329,7 @@ impl State {
 
     /// Lets go of the pieces that every reader has passed, once nothing is to be stored.
     fn drop_passed(&mut self) {
-        if !self.unstored {
+        if !self.unstored || self.waiting > 0 {
             return;
         }
         let Some(slowest) = self.reading().map(|reader| reader.next).min() else {
@@ -325,6 +357,20 @@ impl State {
             }
         }
         self.drop_passed();
+    }
+}
+
+/// A request that waits for the outcome, and is going to read.
+#[derive(Debug)]
+pub struct Waiting(Arc<Flight>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.waiting -= 1;
+        state.drop_passed();
+        drop(state);
+        self.0.room.notify_one();
     }
 }
 
@@ -427,6 +473,10 @@ mod tests {
         Arc::new(Flight::new(buffer.part(b"x").key(&KeyHasher::default()).to_owned(), 0))
     }
 
+    async fn poll_once(future: &mut Pin<Box<impl Future<Output = ()>>>) -> Poll<()> {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+    }
+
     async fn next(reader: &mut FlightReader) -> Option<Result<Bytes, Kind>> {
         let frame = poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut *reader), cx)).await?;
         Some(match frame {
@@ -479,7 +529,7 @@ mod tests {
         let flight = flight();
         let waiting = flight.outcome();
         flight.settle(Outcome::Alone(Refusal::Private));
-        flight.settle(Outcome::Failed(Kind::Internal));
+        flight.settle(Outcome::Failed(Fault::Kind(Kind::Internal)));
         assert!(matches!(waiting.await, Outcome::Alone(Refusal::Private)));
         assert!(matches!(flight.outcome().await, Outcome::Alone(Refusal::Private)));
     }
@@ -518,5 +568,34 @@ mod tests {
         drop(flight.read(None));
         flight.stop_storing();
         assert!(!flight.room().await);
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_before_those_who_wait_have_begun_to_read() {
+        let flight = flight();
+        let waiting = flight.wait();
+        let mut first = flight.read(None).expect("all there");
+        flight.stop_storing();
+        flight.push(Bytes::from("a"));
+        assert!(next(&mut first).await.is_some());
+        drop(first);
+        assert!(flight.room().await, "somebody is coming");
+        let mut second = flight.read(None).expect("all there");
+        drop(waiting);
+        assert_eq!(next(&mut second).await, Some(Ok(Bytes::from("a"))));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_deserted_when_its_last_reader_leaves() {
+        let flight = flight();
+        let (first, last) =
+            (flight.read(None).expect("all there"), flight.read(None).expect("all there"));
+        flight.stop_storing();
+        let mut deserted = Box::pin(flight.deserted());
+        assert!(poll_once(&mut deserted).await.is_pending());
+        drop(first);
+        assert!(poll_once(&mut deserted).await.is_pending());
+        drop(last);
+        deserted.await;
     }
 }

@@ -1,6 +1,6 @@
 //! The edge cache: what is stored, what may be, and fetches that many requests share.
 //!
-//! Pure rules first ([`control`], [`freshness`], [`storable`], [`conditional`], and `vary`), then
+//! Pure rules first ([`control`], [`freshness`], [`storable`], [`reuse`], [`conditional`], and `vary`), then
 //! what holds state: the `store`, [`Flight`]s with their [`Fill`]s, and the log of purges. The
 //! cache opens no socket: it is told what an origin answered. It runs on every worker at once; a
 //! hit takes one short read lock on a shard of the store, a miss one lock on a shard of the
@@ -16,6 +16,7 @@ mod inspect;
 pub mod key;
 mod metrics;
 mod purge;
+pub mod reuse;
 pub mod status;
 pub mod storable;
 mod store;
@@ -419,7 +420,7 @@ mod tests {
             cache.lookup(key.as_ref(), || asking("en"), &mut KeyBuffer::default(), Instant::now());
         let Lookup::Fresh(entry) = lookup else { unreachable!("it is stored") };
         let lead = cache.lead_alone(key.as_ref(), &asking("en"));
-        lead.confirm(&entry, head(60));
+        lead.confirm(&entry, head(60), &asking("en"));
         assert!(is_hit(&cache, &key, &asking("en")));
         assert!(!is_hit(&cache, &key, &asking("de")));
     }

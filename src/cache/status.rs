@@ -62,17 +62,65 @@ pub enum FieldKind {
         status: Option<u16>,
         stored: bool,
     },
+    Request {
+        status: Option<u16>,
+        stored: bool,
+    },
+    /// The origin failed, with this answer if any, and what is stored stands in for it.
+    StoodIn {
+        status: Option<u16>,
+    },
     Bypass,
     /// The method kept the cache out of it.
     Method,
     /// Served from another request's fetch.
-    Collapsed,
+    Collapsed(Forward),
+    /// Neither stored nor asked for.
+    Nothing,
+}
+
+/// Why a request that the cache takes part in goes to the origin (RFC 9211 §2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    Miss,
+    Stale,
+    /// What is stored is fresh, but the client asked for more.
+    Request,
+}
+
+impl Forward {
+    /// The origin answered with this status.
+    pub fn answered(self, status: Option<u16>, stored: bool) -> FieldKind {
+        match self {
+            Self::Miss => FieldKind::Miss { stored },
+            Self::Stale => FieldKind::Stale { status, stored },
+            Self::Request => FieldKind::Request { status, stored },
+        }
+    }
 }
 
 impl FieldKind {
     /// Whether the origin was not asked for this answer.
     pub fn is_from_store(self) -> bool {
-        matches!(self, Self::Hit | Self::Collapsed)
+        matches!(self, Self::Hit | Self::Collapsed(_) | Self::StoodIn { .. })
+    }
+
+    fn forward_status(self) -> Option<u16> {
+        match self {
+            Self::Stale { status, .. }
+            | Self::Request { status, .. }
+            | Self::StoodIn { status } => status,
+            _ => None,
+        }
+    }
+
+    fn is_stored(self) -> bool {
+        matches!(
+            self,
+            Self::Miss { stored: true }
+                | Self::Stale { stored: true, .. }
+                | Self::Request { stored: true, .. }
+        )
     }
 }
 
@@ -99,18 +147,21 @@ impl StatusField<'_> {
         let parameters: &[u8] = match self.kind {
             FieldKind::Hit => b"; hit",
             FieldKind::Miss { .. } => b"; fwd=miss",
-            FieldKind::Stale { .. } => b"; fwd=stale",
+            FieldKind::Stale { .. } | FieldKind::StoodIn { .. } => b"; fwd=stale",
+            FieldKind::Request { .. } => b"; fwd=request",
             FieldKind::Bypass => b"; fwd=bypass",
             FieldKind::Method => b"; fwd=method",
-            FieldKind::Collapsed => b"; fwd=miss; collapsed",
+            FieldKind::Nothing => b"",
+            FieldKind::Collapsed(Forward::Miss) => b"; fwd=miss; collapsed",
+            FieldKind::Collapsed(Forward::Stale) => b"; fwd=stale; collapsed",
+            FieldKind::Collapsed(Forward::Request) => b"; fwd=request; collapsed",
         };
         out.extend_from_slice(parameters);
-        if let FieldKind::Stale { status: Some(status), .. } = self.kind {
+        if let Some(status) = self.kind.forward_status() {
             out.extend_from_slice(b"; fwd-status=");
             push_number(out, status.into());
         }
-        if let FieldKind::Stale { stored: true, .. } | FieldKind::Miss { stored: true } = self.kind
-        {
+        if self.kind.is_stored() {
             out.extend_from_slice(b"; stored");
         }
         if let Some(ttl) = self.ttl {
@@ -155,6 +206,17 @@ mod tests {
             field(FieldKind::Hit, Some(i64::MIN), None),
             format!("headwater; hit; ttl={}", i64::MIN)
         );
-        assert_eq!(field(FieldKind::Collapsed, None, None), "headwater; fwd=miss; collapsed");
+        let collapsed = |why| field(FieldKind::Collapsed(why), None, None);
+        assert_eq!(collapsed(Forward::Miss), "headwater; fwd=miss; collapsed");
+        assert_eq!(collapsed(Forward::Stale), "headwater; fwd=stale; collapsed");
+        let stood_in = FieldKind::StoodIn { status: Some(503) };
+        assert_eq!(
+            field(stood_in, Some(-12), Some("stale-if-error")),
+            "headwater; fwd=stale; fwd-status=503; ttl=-12; detail=stale-if-error"
+        );
+        assert_eq!(
+            field(FieldKind::Request { status: Some(304), stored: true }, Some(9), None),
+            "headwater; fwd=request; fwd-status=304; stored; ttl=9"
+        );
     }
 }

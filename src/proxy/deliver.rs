@@ -141,15 +141,30 @@ fn value(bytes: Bytes) -> HeaderValue {
 
 /// Sends an error page.
 pub(super) fn error(
+    exchange: Exchange,
+    asked_headers: &HeaderMap,
+    kind: Kind,
+) -> Response<ReplyBody> {
+    failure(exchange, asked_headers, kind, None)
+}
+
+/// Sends an error page for a request in which the cache may have had a part.
+pub(super) fn failure(
     mut exchange: Exchange,
     asked_headers: &HeaderMap,
     kind: Kind,
+    told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
     exchange.error = Some(kind);
     exchange.connection.count_refused(kind);
     let mut response = respond::error(kind, asked_headers, &exchange.request_id);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+    if let Some(told) = told {
+        let mut text = Vec::with_capacity(STATUS_BYTES);
+        status_field(&exchange, &told).push(&mut text);
+        headers.insert(CACHE_STATUS, value(Bytes::from_owner(text)));
+    }
     if respond::ends_connection(kind) && exchange.connection.protocol == Protocol::H1 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

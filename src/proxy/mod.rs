@@ -6,10 +6,12 @@
 //! counted and logged is gathered in the [`Exchange`].
 
 pub mod access_log;
+mod cached;
 pub mod client;
 mod deliver;
 pub mod exchange;
 mod fetch;
+mod fetch_task;
 mod forward;
 mod forwarded;
 mod headers;
@@ -36,8 +38,10 @@ use hyper::body::Incoming;
 use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::key::{self, Key};
+use crate::cache::reuse::{self, Reuse, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind};
-use crate::cache::{Entry, Lookup, conditional, not_modified_headers};
+use crate::cache::{Entry, Lookup};
+use crate::config::model::ClientDirectives;
 use crate::error::Kind;
 use crate::route::template;
 use crate::snapshot::{Action, Backend, Route};
@@ -111,8 +115,14 @@ pub fn handle(
 
     let caching = match caching(route, &parts, &body) {
         Caching::Used => match look_up(local, &exchange, &parts, &target) {
-            Found::Fresh(entry) => return now(hit(exchange, &asked, &entry)),
-            Found::Other(found) => Caching::Missed(found),
+            Found::Fresh(entry) => return now(cached::hit(exchange, &asked, &entry)),
+            Found::Stale { entry, reason, missed } => {
+                if reason == StaleReason::WhileRevalidate {
+                    refresh(&mut exchange, &parts, body, &target, (index, backend, missed));
+                }
+                return now(cached::stale(exchange, &asked, &entry, reason));
+            }
+            Found::Other(missed) => Caching::Missed(missed),
         },
         other => other,
     };
@@ -142,14 +152,18 @@ enum Caching {
 #[derive(Debug)]
 struct Missed {
     key: Key,
+    /// Stored, but not the answer.
     stale: Option<Arc<Entry>>,
     /// Fetch without sharing.
     alone: bool,
     only_if_cached: bool,
+    /// What the client asks of stored responses, where that counts.
+    demands: RequestControl,
 }
 
 enum Found {
     Fresh(Arc<Entry>),
+    Stale { entry: Arc<Entry>, reason: StaleReason, missed: Missed },
     Other(Missed),
 }
 
@@ -179,6 +193,10 @@ fn caching(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
     if RequestControl::of(&parts.headers).no_store {
         return Caching::Bypass("no-store");
     }
+    if outgoing::is_conditional_on_state(&parts.headers) {
+        // RFC 9111 §4.3.2: only the origin can tell.
+        return Caching::Bypass("precondition");
+    }
     Caching::Used
 }
 
@@ -190,37 +208,76 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
     let now = exchange.started.into_std();
     let found = cache.lookup(key, || outgoing::fields(exchange, parts, target), &mut variant, now);
     let authorized = parts.headers.contains_key(AUTHORIZATION);
-    let missed = |stale: Option<Arc<Entry>>, alone| {
-        let control = RequestControl::of(&parts.headers);
-        Found::Other(Missed {
-            key: key.to_owned(),
-            stale,
-            alone: alone || authorized,
-            only_if_cached: control.only_if_cached,
-        })
+    let control = || RequestControl::of(&parts.headers);
+    let obeys = exchange
+        .route()
+        .and_then(|route| route.spec.cache.as_ref())
+        .is_some_and(|rules| rules.client_directives == ClientDirectives::Obey);
+    let demands = if obeys { control() } else { RequestControl::default() };
+    let missed = |stale, alone, demands| {
+        let only_if_cached = control().only_if_cached;
+        Missed { key: key.to_owned(), stale, alone, only_if_cached, demands }
     };
-    match found {
-        // RFC 9111 §3.5, read both ways: what is not marked as shared does not answer
-        // authorized requests.
-        Lookup::Fresh(entry) if authorized && !entry.head.terms.for_authorized => {
-            missed(None, true)
+    let entry = match found {
+        Lookup::Fresh(entry) | Lookup::Stale(entry) => entry,
+        Lookup::Absent => return Found::Other(missed(None, authorized, demands)),
+        Lookup::Uncacheable => return Found::Other(missed(None, true, demands)),
+    };
+    if authorized && !entry.head.terms.for_authorized {
+        // RFC 9111 §3.5, read both ways: what is not marked as shared does not answer authorized
+        // requests.
+        return Found::Other(missed(None, true, demands));
+    }
+    match reuse::reuse(&entry.head, &demands, now) {
+        Reuse::Fresh => Found::Fresh(entry),
+        Reuse::Stale(reason) => {
+            let missed = missed(Some(entry.clone()), false, demands);
+            Found::Stale { entry, reason, missed }
         }
-        Lookup::Fresh(entry) => Found::Fresh(entry),
-        Lookup::Stale(entry) if authorized && !entry.head.terms.for_authorized => {
-            missed(None, true)
-        }
-        Lookup::Stale(entry) => missed(Some(entry), false),
-        Lookup::Absent => missed(None, false),
-        Lookup::Uncacheable => missed(None, true),
+        Reuse::Ask => Found::Other(missed(Some(entry), false, demands)),
     }
 }
 
-/// Answers from the store.
-fn hit(mut exchange: Exchange, asked: &Asked<'_>, entry: &Arc<Entry>) -> Response<ReplyBody> {
-    exchange.cache = Some(CacheStatus::Hit);
-    let ttl = entry.head.ttl(exchange.started.into_std());
-    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: None };
-    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+/// Has what is about to be served stale fetched anew. The client's going does not end that.
+fn refresh(
+    exchange: &mut Exchange,
+    parts: &Parts,
+    body: Incoming,
+    target: &Target<'_>,
+    (index, backend, missed): (usize, Arc<Backend>, Missed),
+) {
+    let now = exchange.started.into_std();
+    if !missed.stale.as_ref().is_some_and(|entry| entry.claim_refresh(now)) {
+        return;
+    }
+    let snapshot = exchange.snapshot.clone();
+    let route = &snapshot.routes[index];
+    let Ok(mut outgoing) = outgoing::outgoing(exchange, parts, body, target, route) else { return };
+    // The client may have asked for the head only.
+    outgoing.method = Method::GET;
+    let local = exchange.local.clone();
+    fetch::refresh(&local, plan(exchange, parts, route, backend, missed), outgoing);
+}
+
+fn plan(
+    exchange: &Exchange,
+    parts: &Parts,
+    route: &Route,
+    backend: Arc<Backend>,
+    missed: Missed,
+) -> Plan {
+    Plan {
+        backend,
+        cache: route.spec.cache.clone().unwrap_or_default(),
+        key: missed.key,
+        stale: missed.stale,
+        alone: missed.alone,
+        authorized: parts.headers.contains_key(AUTHORIZATION),
+        ranged: parts.method == Method::GET && parts.headers.contains_key(RANGE),
+        demands: missed.demands,
+        asked: exchange.started.into_std(),
+        deadline: route.spec.timeout.map(|timeout| exchange.started + timeout),
+    }
 }
 
 /// Answers a request that has to wait for a backend.
@@ -242,35 +299,33 @@ async fn serve(
     };
     let mut trace = Trace::default();
     let local = exchange.local.clone();
-    // A condition on the current state is for the origin to answer as it stands, and HEAD brings
-    // nothing to store.
-    let forwarded_as_is =
-        parts.method == Method::HEAD || outgoing::is_conditional_on_state(&parts.headers);
     let answer = match caching {
         Caching::Missed(missed) if missed.only_if_cached => {
             exchange.cache = Some(CacheStatus::Miss);
-            return deliver::error(exchange, &parts.headers, Kind::NotCached);
+            let detail = Some("only-if-cached");
+            let told = Told { kind: FieldKind::Nothing, ttl: None, detail };
+            return deliver::failure(exchange, &parts.headers, Kind::NotCached, Some(told));
         }
-        Caching::Missed(missed) if !forwarded_as_is => {
-            let plan = Plan {
-                backend,
-                cache: route.spec.cache.clone().unwrap_or_default(),
-                key: missed.key,
-                stale: missed.stale,
-                alone: missed.alone,
-                ranged: parts.headers.contains_key(RANGE),
-                deadline,
-            };
+        Caching::Missed(missed) => {
+            let plan = plan(&exchange, &parts, route, backend, missed);
             let whole = Whole::of(&plan, &outgoing);
             // Boxed, as all that is rare on the way: every waiting request carries this future.
-            let fetched = Box::pin(fetch::fetch(&local, &plan, outgoing, &mut trace)).await;
+            let fetched = match parts.method {
+                Method::HEAD => Box::pin(fetch::head(&local, &plan, outgoing, &mut trace)).await,
+                _ => Box::pin(fetch::fetch(&local, &plan, outgoing, &mut trace)).await,
+            };
             exchange.follow(trace);
             if let (Some(whole), Ok(Fetched::Own { response, .. })) = (whole, &fetched) {
                 whole.fetch(&local, response);
             }
             return match fetched {
-                Ok(fetched) => fetched_answer(exchange, &asked, fetched, plan.stale.is_some()),
-                Err(error) => failed(exchange, &asked, &error),
+                Ok(fetched) => cached::fetched(exchange, &asked, fetched, plan.why()),
+                Err(error) => {
+                    exchange.cache = Some(CacheStatus::Miss);
+                    let (kind, detail) = (plan.why().answered(None, false), error.kind().as_str());
+                    let told = Told { kind, ttl: None, detail: Some(detail) };
+                    failed(exchange, &asked, &error, Some(told))
+                }
             };
         }
         _ => {
@@ -286,7 +341,7 @@ async fn serve(
             let idle_max = backend.spec.timeouts.tunnel;
             tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
         }
-        Err(error) => failed(exchange, &asked, &error),
+        Err(error) => failed(exchange, &asked, &error, told),
     }
 }
 
@@ -302,61 +357,6 @@ fn told(exchange: &mut Exchange, caching: &Caching) -> Option<Told<'static>> {
     };
     exchange.cache = Some(status);
     Some(Told { kind, ttl: None, detail })
-}
-
-/// Sends what a fetch brought.
-fn fetched_answer(
-    mut exchange: Exchange,
-    asked: &Asked<'_>,
-    fetched: Fetched,
-    was_stale: bool,
-) -> Response<ReplyBody> {
-    let now = std::time::Instant::now();
-    let miss = |stored| match was_stale {
-        true => FieldKind::Stale { status: None, stored },
-        false => FieldKind::Miss { stored },
-    };
-    match fetched {
-        Fetched::Hit(entry) => hit(exchange, asked, &entry),
-        Fetched::Confirmed { entry, led } => {
-            exchange.cache =
-                Some(if led { CacheStatus::Revalidated } else { CacheStatus::Collapsed });
-            let kind = match led {
-                true => FieldKind::Stale { status: Some(304), stored: true },
-                false => FieldKind::Collapsed,
-            };
-            let told = Told { kind, ttl: Some(entry.head.ttl(now)), detail: None };
-            deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
-        }
-        Fetched::Shared { shared, reader, led } => {
-            exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
-            let kind = if led { miss(true) } else { FieldKind::Collapsed };
-            let told = Told { kind, ttl: None, detail: None };
-            deliver::cached(exchange, asked, &shared.head, || Body::stream(reader), &told)
-        }
-        Fetched::Own { response, refusal } => {
-            let (status, why) = match response.status() {
-                StatusCode::PARTIAL_CONTENT => (CacheStatus::Miss, "partial"),
-                _ => (CacheStatus::Uncacheable, refusal.as_str()),
-            };
-            exchange.cache = Some(status);
-            let told = Told { kind: miss(false), ttl: None, detail: Some(why) };
-            from_backend(exchange, asked, unless_client_has_it(asked, response), Some(told))
-        }
-    }
-}
-
-/// A 304 in place of an answer that the client holds already: the fetch was made without the
-/// client's conditions, in the hope of an answer for everybody.
-fn unless_client_has_it(asked: &Asked<'_>, response: Response<Body>) -> Response<Body> {
-    if response.status() != StatusCode::OK
-        || !conditional::is_not_modified(asked.headers, response.headers())
-    {
-        return response;
-    }
-    let mut not_modified = empty(StatusCode::NOT_MODIFIED);
-    *not_modified.headers_mut() = not_modified_headers(response.headers());
-    not_modified
 }
 
 /// Sends a backend's answer; a bare status of a folder gets a page.
@@ -389,6 +389,7 @@ fn failed(
     exchange: Exchange,
     asked: &Asked<'_>,
     error: &crate::error::Error,
+    told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
     tracing::debug!(
         %error,
@@ -396,7 +397,7 @@ fn failed(
         endpoint = exchange.endpoint.as_ref().map(|endpoint| &*endpoint.label),
         "request failed"
     );
-    deliver::error(exchange, asked.headers, error.kind())
+    deliver::failure(exchange, asked.headers, error.kind(), told)
 }
 
 /// The length that a body is announced to have.

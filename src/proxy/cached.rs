@@ -1,0 +1,132 @@
+//! Answers in which the cache has a part: from the store, from a fetch that others read as well,
+//! or from one that could not be shared. What `Cache-Status` and the counts say of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::SET_COOKIE;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::deliver::{self, Asked, Told};
+use super::exchange::Exchange;
+use super::fetch::Fetched;
+use super::from_backend;
+use super::reply::ReplyBody;
+use crate::body::Body;
+use crate::cache::reuse::{Fault, StaleReason};
+use crate::cache::status::{CacheStatus, FieldKind, Forward};
+use crate::cache::storable::Refusal;
+use crate::cache::{Entry, conditional, not_modified_headers};
+
+/// Answers from the store.
+pub(super) fn hit(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    entry: &Arc<Entry>,
+) -> Response<ReplyBody> {
+    exchange.cache = Some(CacheStatus::Hit);
+    let ttl = entry.head.ttl(exchange.started.into_std());
+    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: None };
+    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+}
+
+/// Answers from the store with what is stale.
+pub(super) fn stale(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    entry: &Arc<Entry>,
+    reason: StaleReason,
+) -> Response<ReplyBody> {
+    exchange.cache = Some(CacheStatus::Stale);
+    let ttl = entry.head.ttl(exchange.started.into_std());
+    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: Some(reason.as_str()) };
+    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+}
+
+/// Sends what a fetch brought, which was made for this reason.
+pub(super) fn fetched(
+    mut exchange: Exchange,
+    asked: &Asked<'_>,
+    fetched: Fetched,
+    why: Forward,
+) -> Response<ReplyBody> {
+    match fetched {
+        Fetched::Hit(entry) => hit(exchange, asked, &entry),
+        Fetched::Confirmed { entry, status, led, cookies } => {
+            exchange.cache =
+                Some(if led { CacheStatus::Revalidated } else { CacheStatus::Collapsed });
+            let kind = match led {
+                true => why.answered(Some(status.as_u16()), true),
+                false => FieldKind::Collapsed(why),
+            };
+            let ttl = entry.head.ttl(Instant::now());
+            let told = Told { kind, ttl: Some(ttl), detail: None };
+            confirmed(exchange, asked, &entry, cookies, &told)
+        }
+        Fetched::StoodIn { entry, reason, fault } => {
+            exchange.cache = Some(CacheStatus::Stale);
+            tracing::debug!(?fault, request_id = ?exchange.request_id, "stale answer");
+            let status = match fault {
+                Fault::Status(status) => Some(status.as_u16()),
+                Fault::Kind(_) => None,
+            };
+            let ttl = entry.head.ttl(Instant::now());
+            let kind = FieldKind::StoodIn { status };
+            let told = Told { kind, ttl: Some(ttl), detail: Some(reason.as_str()) };
+            deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+        }
+        Fetched::Shared { shared, reader, led } => {
+            exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
+            let kind = match led {
+                true => why.answered(None, true),
+                false => FieldKind::Collapsed(why),
+            };
+            let told = Told { kind, ttl: None, detail: None };
+            deliver::cached(exchange, asked, &shared.head, || Body::stream(reader), &told)
+        }
+        Fetched::Own { response, refusal } => {
+            let (status, detail) = match (response.status(), refusal) {
+                (StatusCode::PARTIAL_CONTENT, _) => (CacheStatus::Miss, "partial"),
+                (_, Refusal::Method) => (CacheStatus::Miss, refusal.as_str()),
+                _ => (CacheStatus::Uncacheable, refusal.as_str()),
+            };
+            exchange.cache = Some(status);
+            let kind = why.answered(None, false);
+            let told = Told { kind, ttl: None, detail: Some(detail) };
+            from_backend(exchange, asked, unless_client_has_it(asked, response), Some(told))
+        }
+    }
+}
+
+/// Sends a response that the origin confirmed, with the cookies that came with the confirmation:
+/// they are for this client, and not stored.
+fn confirmed(
+    exchange: Exchange,
+    asked: &Asked<'_>,
+    entry: &Arc<Entry>,
+    cookies: Vec<HeaderValue>,
+    told: &Told<'_>,
+) -> Response<ReplyBody> {
+    let body = || Body::stored(&entry.body);
+    if cookies.is_empty() {
+        return deliver::cached(exchange, asked, &entry.head, body, told);
+    }
+    let mut head = entry.head.clone();
+    for cookie in cookies {
+        head.headers.append(SET_COOKIE, cookie);
+    }
+    deliver::cached(exchange, asked, &head, body, told)
+}
+
+/// A 304 in place of an answer that the client holds already: the fetch was made without the
+/// client's conditions, in the hope of an answer for everybody.
+fn unless_client_has_it(asked: &Asked<'_>, response: Response<Body>) -> Response<Body> {
+    if response.status() != StatusCode::OK
+        || !conditional::is_not_modified(asked.headers, response.headers())
+    {
+        return response;
+    }
+    let mut not_modified = super::empty(StatusCode::NOT_MODIFIED);
+    *not_modified.headers_mut() = not_modified_headers(response.headers());
+    not_modified
+}

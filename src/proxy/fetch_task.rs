@@ -1,0 +1,255 @@
+//! The task of one fetch: it asks the origin, stores what may be stored, and settles the flight.
+//!
+//! It belongs to the worker and outlives the client that caused it. What it asks for is an answer
+//! for everybody: the client's own conditions are taken off, and those of the cache put on.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, DATE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tokio::sync::oneshot;
+
+use super::deliver;
+use super::fetch::{Plan, plain};
+use super::forward::{self, Outgoing, Trace};
+use super::local::Local;
+use crate::body::Body;
+use crate::cache::control::RequestControl;
+use crate::cache::reuse::{self, Fault};
+use crate::cache::storable::{self, Refusal, RequestFacts};
+use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
+use crate::error::{Error, Kind};
+use crate::timer::TimerSlot;
+
+/// The task that fetches.
+pub(super) struct Fetch {
+    pub local: Rc<Local>,
+    pub plan: Plan,
+    /// Where the leader waits; where nobody does, nobody takes what is handed over.
+    pub hand: oneshot::Sender<Handed>,
+}
+
+/// What the fetch tells its leader beside what the flight tells everybody.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub trace: Trace,
+    /// An answer for the leader alone.
+    pub own: Result<Option<Own>, Error>,
+    /// Of a confirmation.
+    pub cookies: Vec<HeaderValue>,
+}
+
+type Own = (Response<Body>, Refusal);
+
+impl Fetch {
+    pub(super) async fn run(self, mut outgoing: Outgoing, lead: Lead) {
+        let stale = self.plan.stale.clone();
+        let mut validating = None;
+        if !self.plan.is_private() {
+            conditional::remove_conditions(&mut outgoing.headers);
+            validating = stale
+                .as_ref()
+                .filter(|stale| conditional::validate(&mut outgoing.headers, &stale.head.headers));
+        }
+        let mut trace = Trace::default();
+        let mut sent = Instant::now();
+        let mut answer = self.ask(&outgoing, &mut trace).await;
+        if let (Ok(response), Some(stored)) = (&answer, validating)
+            && response.status() == StatusCode::NOT_MODIFIED
+            && !conditional::confirms(response.headers(), &stored.head.headers)
+        {
+            // It is about a representation that is not here.
+            conditional::remove_conditions(&mut outgoing.headers);
+            validating = None;
+            sent = Instant::now();
+            answer = self.ask(&outgoing, &mut trace).await;
+        }
+        match (answer, validating) {
+            (Ok(response), Some(stale)) if response.status() == StatusCode::NOT_MODIFIED => {
+                self.confirm(lead, stale, &response, &outgoing.headers, sent, trace);
+            }
+            (Ok(response), _) => self.take(lead, response, &outgoing, sent, trace).await,
+            (Err(error), _) => self.fail(lead, error, trace),
+        }
+    }
+
+    async fn ask(&self, outgoing: &Outgoing, trace: &mut Trace) -> Result<Response<Body>, Error> {
+        let Plan { backend, deadline, .. } = &self.plan;
+        let timers = TimerSlot::default();
+        let answer = forward::forward(&self.local, backend, outgoing, *deadline, &timers, trace);
+        answer.await.and_then(plain)
+    }
+
+    fn hand(self, trace: Trace, own: Result<Option<Own>, Error>) {
+        // A leader that left takes the answer, and its connection, with it.
+        let _ = self.hand.send(Handed { trace, own, cookies: Vec::new() });
+    }
+
+    fn fail(self, lead: Lead, error: Error, trace: Trace) {
+        lead.fail(Fault::Kind(error.kind()));
+        self.hand(trace, Err(error));
+    }
+
+    /// The origin confirmed what is stored.
+    fn confirm(
+        self,
+        lead: Lead,
+        stale: &Arc<Entry>,
+        response: &Response<Body>,
+        request: &HeaderMap,
+        sent: Instant,
+        trace: Trace,
+    ) {
+        match confirmed(&self.plan, stale, response.headers(), request, sent) {
+            Ok(head) => {
+                lead.confirm(stale, head, request);
+                let cookies = response.headers().get_all(SET_COOKIE).iter().cloned().collect();
+                let _ = self.hand.send(Handed { trace, own: Ok(None), cookies });
+            }
+            Err(refusal) => {
+                // What was confirmed may no longer be stored; it still answers this request.
+                lead.refuse(refusal);
+                self.hand(trace, Ok(Some((stored_response(stale), refusal))));
+            }
+        }
+    }
+
+    /// Stores an answer and shares it, or hands it to the leader alone.
+    async fn take(
+        self,
+        lead: Lead,
+        response: Response<Body>,
+        outgoing: &Outgoing,
+        sent: Instant,
+        trace: Trace,
+    ) {
+        let status = response.status();
+        if let (Some(fault), Some(stale)) = (Fault::of_status(status), &self.plan.stale)
+            && reuse::in_place_of(fault, &stale.head, &RequestControl::default(), Instant::now())
+                .is_some()
+        {
+            // Each of those who wait takes what is stored, if its client allows that.
+            lead.fail(fault);
+            return self.hand(trace, Ok(Some((response, Refusal::Status))));
+        }
+        let received = SystemTime::now();
+        let facts = RequestFacts { method: &outgoing.method, headers: &outgoing.headers };
+        let terms = storable::terms(facts, status, response.headers(), received, &self.plan.cache);
+        let terms = match terms {
+            Ok(terms) => terms,
+            Err(refusal) => return self.hand_over(lead, response, refusal, trace),
+        };
+        let length = http_body::Body::size_hint(response.body()).exact();
+        let initial_age = freshness::initial_age(response.headers(), received, sent.elapsed());
+        let headers = stored_headers(&response, length, received);
+        let head = Head { status, headers, terms, initial_age, received: Instant::now() };
+        match lead.fill(head, length, &outgoing.headers) {
+            Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
+            Ok(fill) => {
+                self.hand(trace, Ok(None));
+                pump(fill, response.into_body()).await;
+            }
+        }
+    }
+
+    /// The answer goes to the leader alone. That the origin fails says nothing about what it will
+    /// answer once it does not.
+    fn hand_over(self, lead: Lead, response: Response<Body>, refusal: Refusal, trace: Trace) {
+        if response.status().is_server_error() {
+            lead.release(refusal);
+        } else {
+            lead.refuse(refusal);
+        }
+        self.hand(trace, Ok(Some((response, refusal))));
+    }
+}
+
+/// The head of a stored response after the origin confirmed it (RFC 9111 §4.3.4) in answer to a
+/// request with these fields, sent then.
+pub(super) fn confirmed(
+    plan: &Plan,
+    stale: &Entry,
+    update: &HeaderMap,
+    request: &HeaderMap,
+    sent: Instant,
+) -> Result<Head, Refusal> {
+    let received = SystemTime::now();
+    let mut headers = stale.head.freshened(update);
+    if !update.contains_key(DATE) {
+        headers.remove(DATE);
+    }
+    date(&mut headers, received);
+    deliver::with_room(&mut headers);
+    let initial_age = freshness::initial_age(update, received, sent.elapsed());
+    let status = stale.head.status;
+    let facts = RequestFacts { method: &Method::GET, headers: request };
+    let terms = storable::terms(facts, status, &headers, received, &plan.cache)?;
+    Ok(Head { status, headers, terms, initial_age, received: Instant::now() })
+}
+
+fn stored_response(entry: &Entry) -> Response<Body> {
+    let mut response = Response::new(Body::stored(&entry.body));
+    *response.status_mut() = entry.head.status;
+    *response.headers_mut() = entry.head.headers.clone();
+    response.headers_mut().remove(AGE);
+    response
+}
+
+/// The fields that are stored: all that are left after the hop, but Age, which is counted on.
+fn stored_headers(
+    response: &Response<Body>,
+    length: Option<u64>,
+    received: SystemTime,
+) -> HeaderMap {
+    let mut headers = response.headers().clone();
+    date(&mut headers, received);
+    deliver::with_room(&mut headers);
+    if response.status() == StatusCode::OK {
+        // From the store ranges are served whatever the origin can do, unless it forbids them.
+        headers.entry(ACCEPT_RANGES).or_insert(HeaderValue::from_static("bytes"));
+    }
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    headers
+}
+
+/// Adds when a message came that does not say when it was made (RFC 9110 §6.6.1).
+fn date(headers: &mut HeaderMap, received: SystemTime) {
+    if !headers.contains_key(DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(received))
+    {
+        headers.insert(DATE, now);
+    }
+}
+
+/// Moves the body into the store and to its readers.
+async fn pump(mut fill: Fill, mut body: Body) {
+    loop {
+        let next = std::future::poll_fn(|cx| {
+            http_body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)
+        });
+        let frame = tokio::select! {
+            biased;
+            frame = next => frame,
+            () = fill.deserted() => return fill.fail(Kind::ClientGone),
+        };
+        match frame {
+            None => return fill.finish(),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "fill broken off");
+                return fill.fail(error.kind());
+            }
+            Some(Ok(frame)) => {
+                // Trailers belong to this transfer, not to what is stored.
+                if let Ok(data) = frame.into_data()
+                    && !fill.push(data).await
+                {
+                    return fill.fail(Kind::ClientGone);
+                }
+            }
+        }
+    }
+}
