@@ -1,0 +1,408 @@
+//! One fetch for all who ask for the same at the same time, and what that costs none of them.
+
+use crate::support::client::request;
+use crate::support::origin::{Call, Gate};
+use crate::support::{Answer, Client, Origin, Proxy, Setup, answer, cacheable, chunk};
+
+const IN_FLIGHT: &str = "headwater_http_requests_in_flight{listener=\"web\"}";
+const OBJECTS: &str = "headwater_cache_objects";
+const CHUNKED: &[u8] =
+    b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or("none")
+}
+
+fn is_hit(answer: &Answer) -> bool {
+    status(answer).starts_with("headwater; hit")
+}
+
+/// Clients that have asked for `/`, all of them known to the proxy.
+fn crowd(proxy: &Proxy, fields: &[&[&str]]) -> Vec<Client> {
+    let before = proxy.metric(IN_FLIGHT);
+    let clients = fields
+        .iter()
+        .map(|fields| {
+            let mut client = proxy.connect();
+            client.send(request("GET", "/", fields));
+            client
+        })
+        .collect();
+    proxy.wait_for_metric(IN_FLIGHT, before + fields.len() as f64);
+    clients
+}
+
+/// An origin that follows `first` for its first request once the gate is open, and then `others`.
+fn gated(
+    first: impl Fn(&mut Call) + Send + Sync + 'static,
+    others: impl Fn(&mut Call) + Send + Sync + 'static,
+) -> (Gate, Origin) {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number > 0 {
+            return others(call);
+        }
+        waits.pass();
+        first(call);
+    });
+    (gate, origin)
+}
+
+fn sends(bytes: Vec<u8>) -> impl Fn(&mut Call) + Send + Sync + 'static {
+    move |call| {
+        call.send(&bytes);
+    }
+}
+
+fn never(call: &mut Call) {
+    call.send(&answer(500, &[], "asked again"));
+}
+
+#[test]
+fn a_crowd_on_several_workers_is_one_fetch() {
+    let (gate, origin) = gated(sends(cacheable("shared")), never);
+    let proxy = Setup::of(&[&origin]).process("workers = 4").start();
+    let clients = crowd(&proxy, &[&[][..]; 40]);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "shared");
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_missing_page_that_may_be_stored_is_one_fetch() {
+    let missing = answer(404, &["Cache-Control: max-age=60"], "nothing");
+    let (gate, origin) = gated(sends(missing), never);
+    let proxy = Setup::of(&[&origin]).start();
+    let clients = crowd(&proxy, &[&[][..]; 5]);
+    gate.open();
+    for mut client in clients {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (404, "nothing"));
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_reader_that_does_not_read_delays_nobody() {
+    let body = vec![b'x'; 24 << 20];
+    let bytes = body.len();
+    let (gate, origin) = gated(sends(cacheable(&body)), never);
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&[][..]; 3]);
+    gate.open();
+    // The first one, which led, reads nothing.
+    for client in &mut clients[1..] {
+        assert_eq!(client.answer().body().len(), bytes);
+    }
+    proxy.wait_for_metric(OBJECTS, 1.0);
+    assert_eq!(clients[0].answer().body().len(), bytes);
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_reader_that_leaves_midway_ends_nothing_even_the_first() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        call.send(CHUNKED);
+        call.send(&chunk(b"first"));
+        waits.pass();
+        call.send(&[&chunk(b"last")[..], b"0\r\n\r\n"].concat());
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&[][..]; 2]);
+    for client in &mut clients {
+        client.answer_head();
+        client.read_exactly(10);
+    }
+    drop(clients.remove(0));
+    proxy.wait_for_metric(IN_FLIGHT, 1.0);
+    gate.open();
+    assert_eq!(clients[0].read_exactly(14), b"4\r\nlast\r\n0\r\n\r\n");
+    assert_eq!(proxy.get("/", &[]).text(), "firstlast");
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_fill_goes_on_when_all_its_readers_have_left() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        call.send(CHUNKED);
+        call.send(&chunk(b"first"));
+        waits.pass();
+        call.send(&[&chunk(b"last")[..], b"0\r\n\r\n"].concat());
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&[][..]]);
+    clients[0].answer_head();
+    drop(clients);
+    proxy.wait_for_metric(IN_FLIGHT, 0.0);
+    gate.open();
+    proxy.wait_for_metric(OBJECTS, 1.0);
+    assert!(is_hit(&proxy.get("/", &[])));
+}
+
+#[test]
+fn the_followers_of_an_uncacheable_answer_go_on_side_by_side() {
+    let private = || answer(200, &["Cache-Control: private"], "own");
+    let (both, waits) = (Gate::default(), Gate::default());
+    let second = waits.clone();
+    let (gate, origin) = gated(sends(private()), {
+        let both = both.clone();
+        move |call| {
+            if call.number < 5 {
+                both.pass();
+            } else {
+                second.pass();
+            }
+            call.send(&private());
+        }
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let clients = crowd(&proxy, &[&[][..]; 5]);
+    gate.open();
+    // All of them are there before one is answered.
+    origin.requests(5);
+    both.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "own");
+    }
+    // And so are those who come later.
+    let clients = crowd(&proxy, &[&[][..]; 3]);
+    origin.requests(8);
+    waits.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "own");
+    }
+    assert_eq!(origin.count(), 8);
+}
+
+#[test]
+fn an_error_of_the_origin_does_not_end_the_sharing_of_what_comes_after_it() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number == 0 {
+            call.send(&answer(503, &[], "busy"));
+            return;
+        }
+        waits.pass();
+        call.send(&cacheable("body"));
+    });
+    let proxy = Setup::of(&[&origin]).pool_lines("retry = false").start();
+    assert_eq!(proxy.get("/", &[]).status, 503);
+    let clients = crowd(&proxy, &[&[][..]; 4]);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "body");
+    }
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn a_body_that_breaks_off_breaks_off_for_all_and_is_not_stored() {
+    let broken = |call: &mut Call| {
+        call.send(
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 100000\r\n\r\n",
+        );
+        call.send(&[b'x'; 70_000]);
+        call.close();
+    };
+    let (gate, origin) = gated(broken, sends(cacheable("whole")));
+    let proxy = Setup::of(&[&origin]).start();
+    let clients = crowd(&proxy, &[&[][..]; 3]);
+    gate.open();
+    for mut client in clients {
+        client.assert_broken_off();
+    }
+    proxy.wait_for_metric(IN_FLIGHT, 0.0);
+    assert_eq!(proxy.metric(OBJECTS), 0.0);
+    assert_eq!(proxy.get("/", &[]).text(), "whole");
+}
+
+#[test]
+fn who_waited_for_a_fetch_that_failed_gets_its_error() {
+    let (gate, origin) = gated(Call::close, never);
+    let proxy = Setup::of(&[&origin]).pool_lines("retry = false").process("workers = 2").start();
+    let clients = crowd(&proxy, &[&[][..]; 6]);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().status, 502);
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+/// RFC 9111 §3.5.
+#[test]
+fn an_authorized_request_neither_leads_nor_joins() {
+    let authorized = ["Authorization: Bearer a"];
+    let (gate, origin) = gated(sends(cacheable("shared")), sends(cacheable("mine")));
+    let proxy = Setup::of(&[&origin]).start();
+    let mut anonymous = crowd(&proxy, &[&[]]);
+    origin.requests(1);
+    assert_eq!(proxy.get("/", &authorized).text(), "mine");
+    gate.open();
+    assert_eq!(anonymous[0].answer().text(), "shared");
+
+    let (gate, origin) = gated(sends(cacheable("mine")), sends(cacheable("shared")));
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&authorized]);
+    origin.requests(1);
+    assert_eq!(proxy.get("/", &[]).text(), "shared");
+    gate.open();
+    assert_eq!(clients[0].answer().text(), "mine");
+    assert_eq!(proxy.get("/", &[]).text(), "shared");
+}
+
+#[test]
+fn a_request_that_is_not_to_be_stored_neither_leads_nor_joins() {
+    let (gate, origin) = gated(sends(cacheable("shared")), sends(cacheable("mine")));
+    let proxy = Setup::of(&[&origin]).start();
+    let mut others = crowd(&proxy, &[&[]]);
+    origin.requests(1);
+    assert_eq!(proxy.get("/", &["Cache-Control: no-store"]).text(), "mine");
+    gate.open();
+    assert_eq!(others[0].answer().text(), "shared");
+}
+
+#[test]
+fn an_authorized_request_shares_what_is_marked_for_it() {
+    let control = "Cache-Control: public, max-age=60";
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number == 0 {
+            call.send(&answer(200, &[control, "Age: 60"], "old"));
+            return;
+        }
+        waits.pass();
+        call.send(&answer(200, &[control], "new"));
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    proxy.get("/", &[]);
+    let clients = crowd(&proxy, &[&["Authorization: Bearer a"], &[], &["Authorization: Bearer b"]]);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "new");
+    }
+    assert_eq!(origin.count(), 2);
+}
+
+fn language(call: &Call) -> Vec<u8> {
+    let language = call.request.header("accept-language").unwrap_or("none").to_owned();
+    answer(200, &["Cache-Control: max-age=60", "Vary: Accept-Language"], language)
+}
+
+#[test]
+fn those_who_wait_for_other_variants_regroup_and_fetch_side_by_side() {
+    let rest = Gate::default();
+    let waits = rest.clone();
+    let (gate, origin) = gated(
+        |call| {
+            call.send(&language(call));
+        },
+        move |call| {
+            waits.pass();
+            call.send(&language(call));
+        },
+    );
+    let proxy = Setup::of(&[&origin]).process("workers = 2").start();
+    let mut first = crowd(&proxy, &[&["Accept-Language: en"]]);
+    origin.requests(1);
+    let names = ["en", "de", "fr", "it", "de", "fr", "it", "en"];
+    let fields = names.map(|name| [format!("Accept-Language: {name}")]);
+    let fields: Vec<Vec<&str>> = fields.iter().map(|it| vec![it[0].as_str()]).collect();
+    let others = crowd(&proxy, &fields.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    gate.open();
+    // One request for each of the others, all there before one is answered.
+    origin.requests(4);
+    rest.open();
+    assert_eq!(first[0].answer().text(), "en");
+    for (mut client, name) in others.into_iter().zip(names) {
+        assert_eq!(client.answer().text(), name);
+    }
+    assert_eq!((origin.count(), proxy.metric(OBJECTS)), (4, 4.0));
+}
+
+#[test]
+fn an_answer_for_one_client_ends_with_that_client() {
+    let origin = Origin::scripted(|call| {
+        call.send(b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 100\r\n\r\nfirst");
+        call.wait_for_end();
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send(request("GET", "/", &[]));
+    client.answer_head();
+    drop(client);
+    origin.wait_for_closed(1);
+}
+
+#[test]
+fn what_is_not_stored_any_more_ends_with_its_last_reader() {
+    let origin = Origin::scripted(|call| {
+        call.send(CHUNKED);
+        call.send(&chunk(&[b'x'; 100_000]));
+        // Says nothing more: only the proxy can end this.
+        call.wait_for_end();
+    });
+    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").start();
+    let mut clients = crowd(&proxy, &[&[][..]; 2]);
+    for client in &mut clients {
+        client.answer_head();
+    }
+    drop(clients);
+    origin.wait_for_closed(1);
+    assert_eq!(proxy.metric(OBJECTS), 0.0);
+}
+
+#[test]
+fn who_comes_too_late_to_what_outgrew_the_store_fetches_alone() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        call.send(CHUNKED);
+        call.send(&chunk(&[b'x'; 100_000]));
+        if call.number == 0 {
+            waits.pass();
+        }
+        call.send(&[&chunk(b"end")[..], b"0\r\n\r\n"].concat());
+    });
+    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").start();
+    let mut clients = crowd(&proxy, &[&[]]);
+    clients[0].answer_head();
+    // More than the store takes has come by.
+    clients[0].read_exactly(90_000);
+    assert_eq!(proxy.get("/", &[]).body().len(), 100_003);
+    gate.open();
+    drop(clients);
+    assert_eq!((origin.count(), proxy.metric(OBJECTS)), (2, 0.0));
+}
+
+#[test]
+fn one_who_stalls_what_is_not_stored_is_cut_loose() {
+    const BODY: usize = 48 << 20;
+    let (gate, origin) = gated(
+        |call| {
+            call.send(CHUNKED);
+            let piece = chunk(&[b'x'; 1 << 16]);
+            for _ in 0..BODY >> 16 {
+                if !call.send(&piece) {
+                    return;
+                }
+            }
+            call.send(b"0\r\n\r\n");
+        },
+        never,
+    );
+    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"1MiB\"").start();
+    let mut clients = crowd(&proxy, &[&[][..]; 2]);
+    gate.open();
+    assert_eq!(clients[0].answer().body().len(), BODY);
+    clients[1].assert_broken_off();
+    assert_eq!(origin.count(), 1);
+}
