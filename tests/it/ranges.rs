@@ -102,7 +102,7 @@ fn a_range_of_what_is_stored_is_a_hit() {
     assert_eq!(origin.count(), 1);
     let hits = "headwater_cache_requests_total{route=\"app\",status=\"hit\"}";
     assert_eq!(proxy.metric(hits), 10.0);
-    assert_eq!(proxy.access("206")["cache"], "hit");
+    assert_eq!(proxy.access("\"status\":206")["cache"], "hit");
 }
 
 #[test]
