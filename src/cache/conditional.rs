@@ -50,12 +50,16 @@ pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Whether a 304 is about what is stored (RFC 9111 §4.3.4). One with another entity tag is about
 /// another representation, which is not here. Tags are compared weakly: compression weakens the
-/// tag of a 200 and not that of its 304. One without a tag is taken at its word.
+/// tag of a 200 and not that of its 304. Without a tag the dates of the last change tell; one
+/// without any validator is taken at its word.
 pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
-    let Some(now) = not_modified.get(ETAG).map(HeaderValue::as_bytes) else { return true };
-    match stored.get(ETAG) {
-        Some(then) => opaque(now) == opaque(then.as_bytes()),
-        None => now.starts_with(b"W/"),
+    match (not_modified.get(ETAG), stored.get(ETAG)) {
+        (Some(now), Some(then)) => opaque(now.as_bytes()) == opaque(then.as_bytes()),
+        (Some(now), None) if !now.as_bytes().starts_with(b"W/") => false,
+        _ => match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
+            (Some(now), Some(then)) => now == then,
+            _ => true,
+        },
     }
 }
 
@@ -189,6 +193,10 @@ mod tests {
             assert_eq!(confirms(&headers(&[("etag", tag)]), &stored), expected, "{tag}");
         }
         assert!(confirms(&headers(&[]), &stored));
+        let (then, now) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
+        let stored = headers(&[("last-modified", then)]);
+        assert!(confirms(&headers(&[("last-modified", then)]), &stored));
+        assert!(!confirms(&headers(&[("last-modified", now)]), &stored));
         assert!(!confirms(&headers(&[("etag", "\"a\"")]), &headers(&[])));
         assert!(confirms(&headers(&[("etag", "W/\"a\"")]), &headers(&[])));
     }

@@ -261,3 +261,106 @@ impl Fill {
 fn head_bytes(head: &Head, key: &Key) -> u64 {
     head.bytes() + key.bytes_len() as u64 + ENTRY_OVERHEAD
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Context;
+    use std::time::Instant;
+
+    use http::HeaderValue;
+
+    use super::super::entry::tests::head;
+    use super::super::key::{KeyBuffer, primary};
+    use super::super::{FlightReader, Join, Lookup};
+    use super::*;
+    use crate::config::model;
+
+    fn cache(object_bytes_max: u64) -> Arc<Cache> {
+        let name = "headwater".into();
+        Cache::new(&model::Cache { memory_bytes_max: 8 << 20, object_bytes_max, name }, 1)
+    }
+
+    fn key(cache: &Cache) -> Key {
+        primary("h", "/", None, &mut KeyBuffer::default(), cache.hasher()).to_owned()
+    }
+
+    fn lead(cache: &Arc<Cache>) -> Lead {
+        match cache.join(key(cache).as_ref(), &HeaderMap::new()) {
+            Join::Lead(lead) => lead,
+            other => unreachable!("nobody else fetches: {other:?}"),
+        }
+    }
+
+    fn begin(lead: Lead, head: Head) -> Fill {
+        lead.fill(head, None, &HeaderMap::new()).map_err(|(_, refusal)| refusal).unwrap()
+    }
+
+    fn look_up(cache: &Cache, request: &HeaderMap) -> Lookup {
+        cache.lookup(key(cache).as_ref(), || request, &mut KeyBuffer::default(), Instant::now())
+    }
+
+    async fn end_of(mut reader: FlightReader) -> Option<Kind> {
+        loop {
+            let next =
+                |cx: &mut Context<'_>| http_body::Body::poll_frame(Pin::new(&mut reader), cx);
+            match poll_fn(next).await {
+                Some(Ok(_)) => {}
+                end => return end.and_then(Result::err).map(|error| error.kind()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lead_that_is_dropped_fails_its_flight_and_makes_way() {
+        let cache = cache(1 << 20);
+        let first = lead(&cache);
+        let Join::Follow(flight) = cache.join(key(&cache).as_ref(), &HeaderMap::new()) else {
+            unreachable!("a fetch is under way")
+        };
+        drop(first);
+        let outcome = flight.outcome().await;
+        assert!(matches!(outcome, Outcome::Failed(Fault::Kind(Kind::Internal))));
+        drop(lead(&cache));
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_is_dropped_breaks_its_readers_off_and_stores_nothing() {
+        let cache = cache(1 << 20);
+        let mut fill = begin(lead(&cache), head(60));
+        let reader = fill.flight().read(None).unwrap();
+        assert!(fill.push(Bytes::from("abc")).await);
+        drop(fill);
+        assert_eq!(end_of(reader).await, Some(Kind::Internal));
+        assert!(matches!(look_up(&cache, &HeaderMap::new()), Lookup::Absent));
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_outgrew_the_store_goes_on_for_its_readers_and_is_remembered() {
+        let cache = cache(1000);
+        let mut fill = begin(lead(&cache), head(60));
+        let reader = fill.flight().read(None).unwrap();
+        assert!(fill.push(Bytes::from(vec![0; 1001])).await);
+        fill.finish();
+        assert_eq!(end_of(reader).await, None);
+        assert!(matches!(look_up(&cache, &HeaderMap::new()), Lookup::Uncacheable));
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_that_adds_a_vary_moves_to_the_key_of_its_variant() {
+        let cache = cache(1 << 20);
+        begin(lead(&cache), head(60)).finish();
+        let Lookup::Fresh(stored) = look_up(&cache, &HeaderMap::new()) else {
+            unreachable!("it was stored")
+        };
+        let mut varies = head(60);
+        varies.headers.insert("vary", HeaderValue::from_static("accept"));
+        let mut request = HeaderMap::new();
+        request.insert("accept", HeaderValue::from_static("a"));
+        lead(&cache).confirm(&stored, varies, &request);
+        assert!(matches!(look_up(&cache, &request), Lookup::Fresh(_)));
+        assert!(matches!(look_up(&cache, &HeaderMap::new()), Lookup::Absent));
+    }
+}

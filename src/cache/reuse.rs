@@ -113,7 +113,9 @@ pub fn in_place_of(
     demands: &RequestControl,
     now: Instant,
 ) -> Option<StaleReason> {
-    if !may_be_stale(head) || demands.no_cache || !fault.is_error() {
+    // One error is no better than another.
+    let is_of_use = !head.status.is_server_error() && fault.is_error();
+    if !is_of_use || !may_be_stale(head) || demands.no_cache {
         return None;
     }
     let past = past_end(head, now);
@@ -258,6 +260,8 @@ mod tests {
         }
         let no_cache = RequestControl { no_cache: true, ..NOTHING };
         assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &head, &no_cache, now), None);
+        head.status = StatusCode::BAD_GATEWAY;
+        assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &head, &NOTHING, now), None);
         assert_eq!(Fault::of_status(StatusCode::NOT_FOUND), None);
         assert_eq!(Fault::of_status(StatusCode::NOT_IMPLEMENTED), None);
     }

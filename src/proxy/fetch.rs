@@ -119,9 +119,12 @@ impl Plan {
         self.stand_in(Fault::Kind(error.kind())).ok_or(error)
     }
 
-    /// Whether an answer may be shared with this request.
+    /// Whether an answer to somebody else may answer this request. One that came before it must be
+    /// one that could be taken from the store.
     fn may_share(&self, head: &Head) -> bool {
-        !self.authorized || head.terms.for_authorized
+        (!self.authorized || head.terms.for_authorized)
+            && (head.received >= self.asked
+                || reuse::reuse(head, &self.demands, Instant::now()) == Reuse::Fresh)
     }
 
     /// A response that another fetch brought after this request had looked.
@@ -132,9 +135,7 @@ impl Plan {
         cache: &Cache,
     ) -> Option<Arc<Entry>> {
         let Lookup::Fresh(entry) = self.look_again(local, request, cache) else { return None };
-        let is_new = entry.head.received >= self.asked
-            || reuse::reuse(&entry.head, &self.demands, Instant::now()) == Reuse::Fresh;
-        (is_new && self.may_share(&entry.head)).then_some(entry)
+        self.may_share(&entry.head).then_some(entry)
     }
 
     /// Looks the request up as it would be forwarded: another fetch may have ended since the first
@@ -328,9 +329,10 @@ async fn followed(
             let (status, cookies) = (StatusCode::NOT_MODIFIED, Vec::new());
             Followed::Answered(Fetched::Confirmed { entry, status, led: false, cookies })
         }
-        Outcome::Streaming(_) | Outcome::Confirmed { .. } => {
+        Outcome::Streaming(_) | Outcome::Confirmed { .. } if plan.authorized => {
             Followed::Alone(Refusal::Authorization)
         }
+        Outcome::Streaming(_) | Outcome::Confirmed { .. } => Followed::Alone(Refusal::NoLifetime),
         Outcome::Found => Followed::Regroup,
         Outcome::Alone(refusal) => Followed::Alone(refusal),
         Outcome::Failed(fault) => match (plan.stand_in(fault), fault) {

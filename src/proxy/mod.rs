@@ -218,6 +218,7 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
         let only_if_cached = control().only_if_cached;
         Missed { key: key.to_owned(), stale, alone, only_if_cached, demands }
     };
+    let is_fresh = matches!(found, Lookup::Fresh(_));
     let entry = match found {
         Lookup::Fresh(entry) | Lookup::Stale(entry) => entry,
         Lookup::Absent => return Found::Other(missed(None, authorized, demands)),
@@ -227,6 +228,9 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
         // RFC 9111 §3.5, read both ways: what is not marked as shared does not answer authorized
         // requests.
         return Found::Other(missed(None, true, demands));
+    }
+    if is_fresh && !obeys {
+        return Found::Fresh(entry);
     }
     match reuse::reuse(&entry.head, &demands, now) {
         Reuse::Fresh => Found::Fresh(entry),

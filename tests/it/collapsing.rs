@@ -236,6 +236,31 @@ fn who_waited_for_a_fetch_that_failed_gets_its_error() {
     assert_eq!(origin.count(), 1);
 }
 
+/// RFC 9111 §5.2.2.4: what came before a request cannot be used for it without validation.
+#[test]
+fn a_request_does_not_join_midway_what_must_be_validated_for_it() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number > 0 {
+            call.send(&answer(200, &["Cache-Control: no-cache", "ETag: \"v2\""], "new"));
+            return;
+        }
+        call.send(
+            b"HTTP/1.1 200 OK\r\nCache-Control: no-cache\r\nETag: \"v1\"\r\n\
+              Content-Length: 3\r\n\r\no",
+        );
+        waits.pass();
+        call.send(b"ld");
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&[]]);
+    clients[0].answer_head();
+    assert_eq!(proxy.get("/", &[]).text(), "new");
+    gate.open();
+    assert_eq!(clients[0].read_exactly(3), b"old");
+}
+
 /// RFC 9111 §3.5.
 #[test]
 fn an_authorized_request_neither_leads_nor_joins() {
