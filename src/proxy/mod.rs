@@ -116,8 +116,8 @@ pub fn handle(
     let caching = match caching(route, &parts, &body) {
         Caching::Used => match look_up(local, &exchange, &parts, &target) {
             Found::Fresh(entry) => return now(cached::hit(exchange, &asked, &entry)),
-            Found::Stale { entry, reason, missed } => {
-                if reason == StaleReason::WhileRevalidate {
+            Found::Stale { entry, reason, refresh: missed } => {
+                if let Some(missed) = missed {
                     refresh(&mut exchange, &parts, body, &target, (index, backend, missed));
                 }
                 return now(cached::stale(exchange, &asked, &entry, reason));
@@ -163,7 +163,12 @@ struct Missed {
 
 enum Found {
     Fresh(Arc<Entry>),
-    Stale { entry: Arc<Entry>, reason: StaleReason, missed: Missed },
+    /// To be served stale, and to be fetched anew if nobody does that.
+    Stale {
+        entry: Arc<Entry>,
+        reason: StaleReason,
+        refresh: Option<Missed>,
+    },
     Other(Missed),
 }
 
@@ -235,8 +240,9 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
     match reuse::reuse(&entry.head, &demands, now) {
         Reuse::Fresh => Found::Fresh(entry),
         Reuse::Stale(reason) => {
-            let missed = missed(Some(entry.clone()), false, demands);
-            Found::Stale { entry, reason, missed }
+            let begins = reason == StaleReason::WhileRevalidate && entry.claim_refresh(now);
+            let refresh = begins.then(|| missed(Some(entry.clone()), false, demands));
+            Found::Stale { entry, reason, refresh }
         }
         Reuse::Ask => Found::Other(missed(Some(entry), false, demands)),
     }
@@ -250,10 +256,6 @@ fn refresh(
     target: &Target<'_>,
     (index, backend, missed): (usize, Arc<Backend>, Missed),
 ) {
-    let now = exchange.started.into_std();
-    if !missed.stale.as_ref().is_some_and(|entry| entry.claim_refresh(now)) {
-        return;
-    }
     let snapshot = exchange.snapshot.clone();
     let route = &snapshot.routes[index];
     let Ok(mut outgoing) = outgoing::outgoing(exchange, parts, body, target, route) else { return };
