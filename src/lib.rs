@@ -24,6 +24,7 @@ pub mod discovery;
 pub mod health;
 
 // What a request needs to know.
+pub mod explain;
 pub mod snapshot;
 
 // Its parts.

@@ -85,6 +85,11 @@ pub fn check(path: &Path) -> Exit {
     }
 }
 
+/// Reads, validates and compiles a configuration, for whoever only looks at it.
+pub fn compiled(path: &Path) -> Result<Compiled, Exit> {
+    prepare(path).map(|prepared| prepared.compiled)
+}
+
 /// Runs the proxy until it is told to stop.
 pub fn run(path: &Path) -> Exit {
     let prepared = match prepare(path) {

@@ -16,6 +16,7 @@
 //! what a reload or a drain does.
 
 mod cache;
+mod explain;
 mod guard;
 mod metrics;
 mod pools;

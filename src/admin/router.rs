@@ -10,7 +10,8 @@ use super::guard::Access;
 use super::reply::{Answer, Refusal, exposition, json, text};
 use super::serve::Service;
 use super::{
-    Command, ReloadAnswer, cache, metrics, pools, purge, readiness, request, routes, status,
+    Command, ReloadAnswer, cache, explain, metrics, pools, purge, readiness, request, routes,
+    status,
 };
 use crate::config::describe::describe_config;
 
@@ -24,12 +25,13 @@ enum Call {
     Routes,
     Pools,
     Cache,
+    Explain,
     Reload,
     Drain,
     Purge,
 }
 
-const CALLS: [(&str, Call); 11] = [
+const CALLS: [(&str, Call); 12] = [
     ("/livez", Call::Livez),
     ("/readyz", Call::Readyz),
     ("/metrics", Call::Metrics),
@@ -38,6 +40,7 @@ const CALLS: [(&str, Call); 11] = [
     ("/api/routes", Call::Routes),
     ("/api/pools", Call::Pools),
     ("/api/cache", Call::Cache),
+    ("/api/explain", Call::Explain),
     ("/api/reload", Call::Reload),
     ("/api/drain", Call::Drain),
     ("/api/cache/purge", Call::Purge),
@@ -105,6 +108,7 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         Call::Config => describe_config(&snapshot.config),
         Call::Routes => routes::describe(&snapshot),
         Call::Pools => pools::describe(&snapshot),
+        Call::Explain => explain::describe(&snapshot, head.uri.query())?,
         Call::Cache => service.aside(move || cache::describe(&snapshot)).await?,
     };
     Ok(json(StatusCode::OK, &shown))

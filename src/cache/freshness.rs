@@ -20,6 +20,18 @@ pub enum LifetimeSource {
     Configured,
 }
 
+impl LifetimeSource {
+    /// The directive or field, with the rule.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SharedMaxAge => "s-maxage (RFC 9111 §5.2.2.10)",
+            Self::MaxAge => "max-age (RFC 9111 §5.2.2.1)",
+            Self::Expires => "Expires (RFC 9111 §5.3)",
+            Self::Configured => "the route's ttl",
+        }
+    }
+}
+
 /// The lifetime that a shared cache gives a response, if the response or the route gives one.
 pub fn lifetime(
     status: StatusCode,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
-use super::Cache;
 use super::entry::Entry;
-use super::key::Key;
+use super::key::{Key, KeyBuffer, KeyRef};
 use super::store::Slot;
+use super::{Cache, Lookup};
 
 /// A stored response without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,18 @@ pub struct EntrySummary {
     /// Seconds until it is stale, negative afterwards.
     pub ttl: i64,
     pub age: Duration,
+}
+
+impl EntrySummary {
+    fn of(key: KeyRef<'_>, entry: &Entry, now: Instant) -> Self {
+        Self {
+            key: key.to_owned().parts(),
+            status: entry.head.status,
+            bytes: entry.weight(),
+            ttl: entry.head.ttl(now),
+            age: entry.head.age(now),
+        }
+    }
 }
 
 impl Cache {
@@ -39,27 +51,34 @@ impl Cache {
         });
         largest
             .into_iter()
-            .map(|(bytes, key, entry)| EntrySummary {
-                key: key.parts(),
-                status: entry.head.status,
-                bytes,
-                ttl: entry.head.ttl(now),
-                age: entry.head.age(now),
-            })
+            .map(|(_, key, entry)| EntrySummary::of(key.as_ref(), &entry, now))
             .collect()
+    }
+
+    /// What is held for a request with these fields, fresh or stale.
+    pub fn held(
+        &self,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        now: Instant,
+    ) -> Option<EntrySummary> {
+        match self.lookup(primary, || request, &mut KeyBuffer::default(), now) {
+            Lookup::Fresh(entry) | Lookup::Stale(entry) => {
+                Some(EntrySummary::of(primary, &entry, now))
+            }
+            Lookup::Absent | Lookup::Uncacheable => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use http::HeaderMap;
-
     use super::super::entry::tests::head;
-    use super::super::key::{KeyBuffer, primary};
+    use super::super::key::primary;
     use super::super::{Join, Lead};
     use super::*;
     use crate::config::model;
+    use bytes::Bytes;
 
     async fn store(cache: &Arc<Cache>, path: &str, bytes: usize) {
         let mut buffer = KeyBuffer::default();

@@ -1,6 +1,7 @@
 //! The command line: raw arguments → one command → how the process ends.
 
 mod demo;
+mod explain;
 mod ready;
 
 use std::path::PathBuf;
@@ -23,6 +24,13 @@ enum Command {
     Run(ConfigFile),
     /// Read, validate and compile a configuration, and print everything that is wrong with it.
     Check(ConfigFile),
+    /// Show what would become of a request: its route, its cache key, how long an answer is kept.
+    Explain {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        asked: explain::Asked,
+    },
     /// Start three small pods, a certificate and a site, and the proxy in front of them.
     Demo,
     /// Ask a running proxy whether it is ready; the exit code tells.
@@ -59,6 +67,7 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Run(file) => server::run(&file.config),
         Command::Check(file) => server::check(&file.config),
+        Command::Explain { file, asked } => explain::run(&file.config, asked),
         Command::Demo => demo::run(),
         Command::Ready { admin } => ready::ask(&admin),
     }

@@ -11,6 +11,14 @@ use crate::files::Reader;
 /// A snapshot of these pools, written as in the configuration file, with a listener and a route
 /// to the first pool. The pools may name the `files`, each a name and its text.
 pub fn snapshot(pools: &str, files: &[(&str, &str)], previous: Option<&Snapshot>) -> Snapshot {
+    let first = pools.split_once("[pool.").unwrap().1.split_once(']').unwrap().0;
+    let text =
+        format!("{pools}\n[listener.web]\nbind = \"127.0.0.1:0\"\n[[route]]\npool = \"{first}\"\n");
+    of_text(&text, files, previous)
+}
+
+/// A snapshot of a whole configuration.
+pub fn of_text(text: &str, files: &[(&str, &str)], previous: Option<&Snapshot>) -> Snapshot {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let folder =
@@ -19,9 +27,6 @@ pub fn snapshot(pools: &str, files: &[(&str, &str)], previous: Option<&Snapshot>
     for (name, text) in files {
         std::fs::write(folder.join(name), text).unwrap();
     }
-    let first = pools.split_once("[pool.").unwrap().1.split_once(']').unwrap().0;
-    let text =
-        format!("{pools}\n[listener.web]\nbind = \"127.0.0.1:0\"\n[[route]]\npool = \"{first}\"\n");
     let path = folder.join("headwater.toml");
     std::fs::write(&path, text).unwrap();
     let loaded = config::load(&path, &|_| None);
