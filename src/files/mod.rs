@@ -25,11 +25,11 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use self::body::Content;
 use self::conditional::{Preconditions, Validators, Verdict};
-use self::encoding::Accepted;
 pub use self::reader::Reader;
 use self::representation::Representation;
 use self::resolve::{Located, Miss, Root, Wanted};
 use crate::body::Body;
+use crate::compress::negotiate::Accepted;
 use crate::config::model::FilesOrigin;
 use crate::error::{Error, Kind};
 use crate::range::{Multipart, Piece, Ranges, Selection, Span};
@@ -111,7 +111,7 @@ impl Terms {
         let is_head = *method == Method::HEAD;
         Self {
             is_head,
-            accepted: Accepted::from_headers(headers),
+            accepted: Accepted::of(headers),
             preconditions: Preconditions::from_headers(headers),
             // RFC 9110 §14.2: GET is the only method with ranges.
             ranges: if is_head { None } else { Ranges::from_headers(headers) },

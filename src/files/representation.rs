@@ -9,9 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::content_type;
-use super::encoding::{Accepted, Coding};
+use super::encoding::SIBLINGS;
 use super::resolve::{Entry, Root};
 use super::version::Source;
+use crate::compress::Coding;
+use crate::compress::negotiate::Accepted;
 
 /// A file as it is to be sent.
 #[derive(Debug)]
@@ -32,7 +34,8 @@ impl Representation {
         names: &Path,
         accepted: Option<&Accepted>,
     ) -> io::Result<Self> {
-        let siblings = Coding::ALL.map(|coding| (coding, sibling(root, plain, names, coding)));
+        let siblings =
+            SIBLINGS.map(|(coding, extension)| (coding, sibling(root, plain, names, extension)));
         let varies = siblings.iter().any(|(_, sibling)| sibling.is_some());
         let content_type = content_type::of(names);
 
@@ -50,10 +53,10 @@ impl Representation {
     }
 }
 
-fn sibling(root: &Root, plain: &Entry, names: &Path, coding: Coding) -> Option<Entry> {
+fn sibling(root: &Root, plain: &Entry, names: &Path, extension: &str) -> Option<Entry> {
     let mut name = OsString::from(names);
     name.push(".");
-    name.push(coding.extension());
+    name.push(extension);
     root.file(&PathBuf::from(name)).filter(|sibling| !sibling.version.is_older_than(plain.version))
 }
 
@@ -79,7 +82,7 @@ mod tests {
         };
         let accepted = accept_encoding.map(|field| {
             let field = HeaderValue::from_static(field);
-            Accepted::from_headers(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, field)]))
+            Accepted::of(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, field)]))
         });
         Representation::choose(&root, &entry, &names, accepted.as_ref()).expect("opens")
     }

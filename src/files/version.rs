@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::HeaderValue;
 
 use super::conditional::Validators;
-use super::encoding::Coding;
+use super::encoding;
+use crate::compress::Coding;
 use crate::error::{Error, Kind};
 
 const SECOND_NS: i128 = 1_000_000_000;
@@ -52,7 +53,9 @@ impl Version {
         let Self { modified_ns, bytes } = self;
         let etag = match coding {
             None => format!("\"{modified_ns:x}-{bytes:x}\""),
-            Some(coding) => format!("\"{modified_ns:x}-{bytes:x}-{}\"", coding.extension()),
+            Some(coding) => {
+                format!("\"{modified_ns:x}-{bytes:x}-{}\"", encoding::extension(coding))
+            }
         };
         let etag =
             HeaderValue::try_from(etag).map_err(|error| Error::caused(Kind::Internal, error))?;
