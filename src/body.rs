@@ -50,6 +50,10 @@ impl StoredBody {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    pub fn chunks(&self) -> &[Bytes] {
+        &self.chunks
+    }
 }
 
 impl Body {

@@ -30,6 +30,7 @@ pub mod snapshot;
 // Its parts.
 pub mod balance;
 pub mod cache;
+pub mod compress;
 pub mod files;
 pub mod route;
 pub mod tls;

@@ -199,6 +199,7 @@ mod tests {
             },
             initial_age: Duration::ZERO,
             received: Instant::now(),
+            may_code: false,
         };
         let filled = lead.fill(head, Some(2), &HeaderMap::new());
         let mut fill = filled.map_err(|(_, refusal)| refusal).unwrap();

@@ -12,6 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::compress::fields::Tags;
+
 /// Whether the client already has the stored representation, so that a 304 answers it.
 /// `If-None-Match` is compared weakly and takes precedence over `If-Modified-Since`
 /// (RFC 9110 §13.2.2), which is compared with Date where there is no Last-Modified
@@ -89,35 +91,12 @@ fn matches_weakly(list: &HeaderValue, etag: &HeaderValue) -> bool {
         return true;
     }
     let wanted = opaque(etag.as_bytes());
-    EntityTags(list.as_bytes()).any(|tag| opaque(tag) == wanted)
+    Tags(list.as_bytes()).any(|tag| opaque(tag) == wanted)
 }
 
 fn opaque(tag: &[u8]) -> &[u8] {
     let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
     tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\"")).unwrap_or(tag)
-}
-
-/// The members of a list of entity tags. A tag may hold commas, so quotes are minded; tags
-/// without quotes, which some origins send, end at the next comma.
-struct EntityTags<'a>(&'a [u8]);
-
-impl<'a> Iterator for EntityTags<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let start = self.0.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b','))?;
-        let rest = &self.0[start..];
-        let mut quoted = false;
-        let end = rest
-            .iter()
-            .position(|byte| {
-                quoted ^= *byte == b'"';
-                !quoted && *byte == b','
-            })
-            .unwrap_or(rest.len());
-        self.0 = &rest[end..];
-        Some(rest[..end].trim_ascii_end())
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::rendition::Renditions;
 use super::storable::Terms;
 use crate::body::StoredBody;
+use crate::compress::eligible::BODY_BYTES_MIN;
 use crate::memory::Charge;
 
 /// What an entry costs beside its head and body: the entry itself, its place in the index and in
@@ -18,6 +20,8 @@ pub(super) const ENTRY_OVERHEAD: u64 = 400;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// What one header field costs beside its text.
 const FIELD_OVERHEAD: usize = 48;
+/// What is kept about the codings of a body, without the codings themselves.
+const RENDITIONS_OVERHEAD: usize = 200;
 
 /// The head of a stored or arriving response, with what was known when it came.
 #[derive(Debug, Clone)]
@@ -29,6 +33,8 @@ pub struct Head {
     /// Its age when it came.
     pub initial_age: Duration,
     pub received: Instant,
+    /// It may be sent in a content coding to whoever takes one.
+    pub may_code: bool,
 }
 
 /// A complete response in the store.
@@ -36,6 +42,9 @@ pub struct Head {
 pub struct Entry {
     pub head: Head,
     pub body: Arc<StoredBody>,
+    /// Only where the body may be sent in a coding. A weight must not change, so the bytes of
+    /// codings are in the count of memory alone; they go with the entry.
+    pub renditions: Option<Arc<Renditions>>,
     /// False before it is published and after a purge: not to be served.
     live: AtomicBool,
     /// When the next refresh may begin, in milliseconds after it was received.
@@ -66,7 +75,8 @@ impl Head {
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
             .sum();
-        fields as u64
+        let renditions = if self.may_code { RENDITIONS_OVERHEAD } else { 0 };
+        (fields + renditions) as u64
     }
 
     /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2).
@@ -114,7 +124,19 @@ fn stays(name: &HeaderName) -> bool {
 
 impl Entry {
     pub fn new(head: Head, body: Arc<StoredBody>, charge: Charge) -> Self {
-        Self { head, body, live: AtomicBool::new(false), refresh_at: AtomicU64::new(0), charge }
+        let renditions =
+            (head.may_code && body.bytes() >= BODY_BYTES_MIN).then(Arc::<Renditions>::default);
+        let (live, refresh_at) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { head, body, renditions, live, refresh_at, charge }
+    }
+
+    /// With the body of this one, and its codings, and another head.
+    pub(super) fn with_head(&self, head: Head, charge: Charge) -> Self {
+        let mut entry = Self::new(head, self.body.clone(), charge);
+        if entry.renditions.is_some() && self.renditions.is_some() {
+            entry.renditions.clone_from(&self.renditions);
+        }
+        entry
     }
 
     /// Takes the right to begin a refresh, if nobody has had it a moment ago: an origin that fails
@@ -173,6 +195,7 @@ pub(super) mod tests {
             },
             initial_age: Duration::from_secs(5),
             received: Instant::now(),
+            may_code: false,
         }
     }
 

@@ -99,7 +99,7 @@ impl Lead {
             self.flight.settle(Outcome::Confirmed { entry: stored.clone(), variant: None });
             return stored.clone();
         };
-        let entry = Arc::new(Entry::new(head, stored.body.clone(), charge));
+        let entry = Arc::new(stored.with_head(head, charge));
         self.cache.publish(&self.key, &self.flight, &entry);
         self.flight.settle(Outcome::Confirmed { entry: entry.clone(), variant });
         entry

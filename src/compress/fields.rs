@@ -55,12 +55,17 @@ pub fn describe(headers: &mut HeaderMap, coding: Coding, bytes: Bytes) {
 
 /// Notes that another client may get another coding, unless that is said already.
 pub fn vary(headers: &mut HeaderMap) {
+    const ACCEPT_ENCODING: &str = "Accept-Encoding";
+    if !headers.contains_key(VARY) {
+        headers.insert(VARY, HeaderValue::from_static(ACCEPT_ENCODING));
+        return;
+    }
     let mut members = headers
         .get_all(VARY)
         .iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii);
-    if members.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding")) {
+    if members.any(|name| name == b"*" || name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_bytes())) {
         return;
     }
     let mut line: Vec<u8> = Vec::new();
@@ -68,7 +73,7 @@ pub fn vary(headers: &mut HeaderMap) {
         line.extend_from_slice(value.as_bytes());
         line.extend_from_slice(b", ");
     }
-    line.extend_from_slice(b"Accept-Encoding");
+    line.extend_from_slice(ACCEPT_ENCODING.as_bytes());
     if let Ok(line) = HeaderValue::from_maybe_shared(::bytes::Bytes::from(line)) {
         headers.insert(VARY, line);
     }

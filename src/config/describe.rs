@@ -231,6 +231,7 @@ fn route(route: &Route) -> Value {
         "response_headers": edits(&route.response_headers),
         "timeout": optional_duration(route.timeout),
         "body_max": show_size(route.body_bytes_max),
+        "compress": route.compress,
         "websocket": route.websocket,
         "cache": route.cache.as_ref().map_or(json!(false), |cache| {
             json!({ "ttl": optional_duration(cache.ttl) })

@@ -408,6 +408,7 @@ pool = "app"
                 response_headers: HeaderEdits::default(),
                 timeout: None,
                 body_bytes_max: 100 << 20,
+                compress: true,
                 websocket: true,
                 cache: Some(RouteCache::default()),
                 span: route.span,

@@ -66,6 +66,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let priority = table.integer("priority", 0, &PRIORITY);
     let timeout = table.read("timeout", |value| value.duration(&TIMEOUT));
     let body_bytes_max = table.size("body_max", BODY_BYTES_DEFAULT, &BODY_BYTES);
+    let compress = table.boolean("compress", true);
     let websocket = table.boolean("websocket", true);
     let cache = cache(table);
     // An empty list of the model means all listeners; this route has none.
@@ -90,6 +91,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         response_headers,
         timeout,
         body_bytes_max,
+        compress,
         websocket,
         cache: cache.filter(|_| forwards),
         span: SpanOf(table.span),
@@ -407,6 +409,7 @@ mod tests {
             ("timeout = \"0s\"", "it must be from 1ms to 1d"),
             ("body_max = 5", "for example: body_max = \"5B\""),
             ("priority = \"high\"", "must be a whole number"),
+            ("compress = \"br\"", "must be true or false, not a string"),
             ("websocket = 1", "must be true or false, not an integer"),
         ] {
             let shown = said(line);

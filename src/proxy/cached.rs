@@ -5,53 +5,63 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::SET_COOKIE;
+use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
+use super::coding::{self, Form};
 use super::deliver::{self, Asked, Told};
 use super::exchange::Exchange;
 use super::fetch::Fetched;
 use super::from_backend;
 use super::reply::ReplyBody;
+use super::target;
 use crate::body::Body;
 use crate::cache::reuse::{Fault, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind, Forward};
 use crate::cache::storable::Refusal;
-use crate::cache::{Entry, conditional, not_modified_headers};
+use crate::cache::{Entry, not_modified_headers};
+use crate::compress::Coding;
 
-/// Answers from the store.
-pub(super) fn hit(
+/// Answers from the store, be it with what is stale.
+pub(super) fn stored(
     mut exchange: Exchange,
     asked: &Asked<'_>,
     entry: &Arc<Entry>,
+    stale: Option<StaleReason>,
+    form: Form,
 ) -> Response<ReplyBody> {
-    exchange.cache = Some(CacheStatus::Hit);
+    exchange.cache = Some(stale.map_or(CacheStatus::Hit, |_| CacheStatus::Stale));
     let ttl = entry.head.ttl(exchange.started.into_std());
-    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: None };
-    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+    let detail = stale.map(StaleReason::as_str);
+    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail };
+    deliver::cached(exchange, asked, &entry.head, form, || Body::stored(&entry.body), &told)
 }
 
-/// Answers from the store with what is stale.
-pub(super) fn stale(
-    mut exchange: Exchange,
-    asked: &Asked<'_>,
-    entry: &Arc<Entry>,
-    reason: StaleReason,
+/// The same, once the rendition that is being made is there.
+pub(super) async fn later(
+    exchange: Exchange,
+    parts: Parts,
+    target: target::Owned,
+    (entry, stale, coding): (Arc<Entry>, Option<StaleReason>, Coding),
 ) -> Response<ReplyBody> {
-    exchange.cache = Some(CacheStatus::Stale);
-    let ttl = entry.head.ttl(exchange.started.into_std());
-    let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail: Some(reason.as_str()) };
-    deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+    let target = target.as_target();
+    let asked = Asked { method: &parts.method, headers: &parts.headers, target: &target };
+    let form = coding::settled(&entry, coding).await;
+    stored(exchange, &asked, &entry, stale, form)
 }
 
 /// Sends what a fetch brought, which was made for this reason.
-pub(super) fn fetched(
+pub(super) async fn fetched(
     mut exchange: Exchange,
     asked: &Asked<'_>,
     fetched: Fetched,
     why: Forward,
 ) -> Response<ReplyBody> {
     match fetched {
-        Fetched::Hit(entry) => hit(exchange, asked, &entry),
+        Fetched::Hit(entry) => {
+            let form = coding::chosen(&exchange, asked, &entry).await;
+            stored(exchange, asked, &entry, None, form)
+        }
         Fetched::Confirmed { entry, status, led, cookies } => {
             exchange.cache =
                 Some(if led { CacheStatus::Revalidated } else { CacheStatus::Collapsed });
@@ -61,7 +71,8 @@ pub(super) fn fetched(
             };
             let ttl = entry.head.ttl(Instant::now());
             let told = Told { kind, ttl: Some(ttl), detail: None };
-            confirmed(exchange, asked, &entry, cookies, &told)
+            let form = coding::chosen(&exchange, asked, &entry).await;
+            confirmed(exchange, asked, &entry, form, cookies, &told)
         }
         Fetched::StoodIn { entry, reason, fault } => {
             exchange.cache = Some(CacheStatus::Stale);
@@ -73,7 +84,8 @@ pub(super) fn fetched(
             let ttl = entry.head.ttl(Instant::now());
             let kind = FieldKind::StoodIn { status };
             let told = Told { kind, ttl: Some(ttl), detail: Some(reason.as_str()) };
-            deliver::cached(exchange, asked, &entry.head, || Body::stored(&entry.body), &told)
+            let form = coding::chosen(&exchange, asked, &entry).await;
+            deliver::cached(exchange, asked, &entry.head, form, || Body::stored(&entry.body), &told)
         }
         Fetched::Shared { shared, reader, led } => {
             exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
@@ -82,7 +94,8 @@ pub(super) fn fetched(
                 false => FieldKind::Collapsed(why),
             };
             let told = Told { kind, ttl: None, detail: None };
-            deliver::cached(exchange, asked, &shared.head, || Body::stream(reader), &told)
+            let form = coding::passing(&exchange, asked, &shared.head);
+            deliver::cached(exchange, asked, &shared.head, form, || Body::stream(reader), &told)
         }
         Fetched::Own { response, refusal } => {
             let (status, detail) = match (response.status(), refusal) {
@@ -93,7 +106,8 @@ pub(super) fn fetched(
             exchange.cache = Some(status);
             let kind = why.answered(None, false);
             let told = Told { kind, ttl: None, detail: Some(detail) };
-            from_backend(exchange, asked, unless_client_has_it(asked, response), Some(told))
+            let response = unless_client_has_it(&exchange, asked, response);
+            from_backend(exchange, asked, response, Some(told))
         }
     }
 }
@@ -104,26 +118,29 @@ fn confirmed(
     exchange: Exchange,
     asked: &Asked<'_>,
     entry: &Arc<Entry>,
+    form: Form,
     cookies: Vec<HeaderValue>,
     told: &Told<'_>,
 ) -> Response<ReplyBody> {
     let body = || Body::stored(&entry.body);
     if cookies.is_empty() {
-        return deliver::cached(exchange, asked, &entry.head, body, told);
+        return deliver::cached(exchange, asked, &entry.head, form, body, told);
     }
     let mut head = entry.head.clone();
     for cookie in cookies {
         head.headers.append(SET_COOKIE, cookie);
     }
-    deliver::cached(exchange, asked, &head, body, told)
+    deliver::cached(exchange, asked, &head, form, body, told)
 }
 
 /// A 304 in place of an answer that the client holds already: the fetch was made without the
 /// client's conditions, in the hope of an answer for everybody.
-fn unless_client_has_it(asked: &Asked<'_>, response: Response<Body>) -> Response<Body> {
-    if response.status() != StatusCode::OK
-        || !conditional::is_not_modified(asked.headers, response.headers())
-    {
+fn unless_client_has_it(
+    exchange: &Exchange,
+    asked: &Asked<'_>,
+    response: Response<Body>,
+) -> Response<Body> {
+    if response.status() != StatusCode::OK || !coding::holds(exchange, asked, response.headers()) {
         return response;
     }
     let mut not_modified = super::empty(StatusCode::NOT_MODIFIED);

@@ -2,10 +2,11 @@
 //! with its exchange.
 
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_LENGTH};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::client::Protocol;
+use super::coding::{self, Form};
 use super::exchange::Exchange;
 use super::headers::{self, X_REQUEST_ID};
 use super::partial::{self, Selected};
@@ -14,7 +15,8 @@ use super::respond;
 use super::target::Target;
 use crate::body::Body;
 use crate::cache::status::{FieldKind, StatusField, push_number};
-use crate::cache::{Head, conditional, not_modified_headers};
+use crate::cache::{Head, not_modified_headers};
+use crate::compress::fields;
 use crate::error::Kind;
 use crate::route::template::Values;
 
@@ -46,6 +48,7 @@ pub(super) fn response(
     mut response: Response<Body>,
     told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
+    coding::apply(&exchange, asked, &mut response);
     if let Some(told) = told {
         let mut text = Vec::with_capacity(STATUS_BYTES);
         status_field(&exchange, &told).push(&mut text);
@@ -71,11 +74,13 @@ pub(super) fn with_room(headers: &mut HeaderMap) {
 }
 
 /// Sends a stored or shared answer: as a 304 where the client has it already, without its body
-/// for HEAD, and of it the part that was asked for.
+/// for HEAD, and of it the part that was asked for. `body` is the plain one, which `form` is made
+/// of.
 pub(super) fn cached(
     mut exchange: Exchange,
     asked: &Asked<'_>,
     head: &Head,
+    form: Form,
     body: impl FnOnce() -> Body,
     told: &Told<'_>,
 ) -> Response<ReplyBody> {
@@ -84,23 +89,29 @@ pub(super) fn cached(
         FieldKind::Hit => exchange.started.into_std(),
         _ => std::time::Instant::now(),
     };
-    let (status, mut fields, body) = if conditional::is_not_modified(asked.headers, &head.headers)
-        && head.status == StatusCode::OK
-    {
-        (StatusCode::NOT_MODIFIED, not_modified_headers(&head.headers), Body::Empty)
-    } else if asked.method == Method::HEAD {
-        (head.status, head.headers.clone(), Body::Empty)
-    } else {
-        match partial::select(asked, head, body()) {
-            Selected::Whole(body) => (head.status, head.headers.clone(), body),
-            Selected::Part { fields, body } => (StatusCode::PARTIAL_CONTENT, fields, body),
-            Selected::Nothing { bytes } => {
-                let answer = respond::unsatisfiable(bytes, asked.headers, &exchange.request_id);
-                let (parts, body) = answer.into_parts();
-                (parts.status, parts.headers, body)
+    let varies = coding::may_code(&exchange, head);
+    let held = coding::held(asked.headers, &head.headers, varies);
+    let (status, mut fields, body) = match held.filter(|_| head.status == StatusCode::OK) {
+        Some(tag) => {
+            let mut fields = not_modified_headers(&head.headers);
+            if let Some(tag) = tag {
+                fields.insert(ETAG, tag);
+            }
+            (StatusCode::NOT_MODIFIED, fields, Body::Empty)
+        }
+        None => {
+            let mut fields = head.headers.clone();
+            form.describe(&mut fields);
+            if asked.method == Method::HEAD {
+                (head.status, fields, Body::Empty)
+            } else {
+                selected(&exchange, asked, head, fields, form.body(body))
             }
         }
     };
+    if varies {
+        fields::vary(&mut fields);
+    }
     let age = head.age(now).as_secs();
     let mine = Mine::new(age, &status_field(&exchange, told));
     if told.kind.is_from_store() || age > 0 {
@@ -115,6 +126,25 @@ pub(super) fn cached(
     *response.headers_mut() = fields;
     finish(&mut exchange, asked, &mut response);
     response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// What of an answer with these fields is sent.
+fn selected(
+    exchange: &Exchange,
+    asked: &Asked<'_>,
+    head: &Head,
+    fields: HeaderMap,
+    body: Body,
+) -> (StatusCode, HeaderMap, Body) {
+    match partial::select(asked, head, &fields, body) {
+        Selected::Whole(body) => (head.status, fields, body),
+        Selected::Part { fields, body } => (StatusCode::PARTIAL_CONTENT, fields, body),
+        Selected::Nothing { bytes } => {
+            let answer = respond::unsatisfiable(bytes, asked.headers, &exchange.request_id);
+            let (parts, body) = answer.into_parts();
+            (parts.status, parts.headers, body)
+        }
+    }
 }
 
 /// The values that differ from one hit to the next, in one allocation.

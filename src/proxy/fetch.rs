@@ -40,6 +40,8 @@ const REFRESH_TASKS_MAX: usize = 1024;
 pub(super) struct Plan {
     pub backend: Arc<Backend>,
     pub cache: RouteCache,
+    /// The route's answers may be sent in a coding.
+    pub compress: bool,
     pub key: Key,
     /// Stored, but not to be used without asking the origin.
     pub stale: Option<Arc<Entry>>,

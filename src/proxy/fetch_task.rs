@@ -20,6 +20,7 @@ use crate::cache::control::RequestControl;
 use crate::cache::reuse::{self, Fault};
 use crate::cache::storable::{self, Refusal, RequestFacts};
 use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
+use crate::compress::eligible;
 use crate::error::{Error, Kind};
 use crate::timer::TimerSlot;
 
@@ -144,7 +145,8 @@ impl Fetch {
         let length = http_body::Body::size_hint(response.body()).exact();
         let initial_age = freshness::initial_age(response.headers(), received, sent.elapsed());
         let headers = stored_headers(&response, length, received);
-        let head = Head { status, headers, terms, initial_age, received: Instant::now() };
+        let may_code = self.plan.compress && eligible::may_code(status, &headers, length);
+        let head = Head { status, headers, terms, initial_age, received: Instant::now(), may_code };
         match lead.fill(head, length, &outgoing.headers) {
             Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
             Ok(fill) => {
@@ -186,7 +188,8 @@ pub(super) fn confirmed(
     let status = stale.head.status;
     let facts = RequestFacts { method: &Method::GET, headers: request };
     let terms = storable::terms(facts, status, &headers, received, &plan.cache)?;
-    Ok(Head { status, headers, terms, initial_age, received: Instant::now() })
+    let may_code = plan.compress && eligible::may_code(status, &headers, Some(stale.body.bytes()));
+    Ok(Head { status, headers, terms, initial_age, received: Instant::now(), may_code })
 }
 
 fn stored_response(entry: &Entry) -> Response<Body> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::access_log::AccessLog;
+use super::encoders::Encoders;
 use super::hex;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
@@ -30,6 +31,7 @@ pub struct Local {
     pub log: AccessLog,
     /// Fetches and other work that outlives the request that began it.
     pub tasks: Tasks,
+    pub encoders: Rc<Encoders>,
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
     pub variant_key: RefCell<KeyBuffer>,
@@ -64,6 +66,7 @@ impl Local {
             rng: Rng::from_entropy(),
             log,
             tasks,
+            encoders: Rc::default(),
             key: RefCell::default(),
             variant_key: RefCell::default(),
             background_fetches: Cell::new(0),

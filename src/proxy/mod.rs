@@ -8,7 +8,10 @@
 pub mod access_log;
 mod cached;
 pub mod client;
+mod coded_body;
+mod coding;
 mod deliver;
+pub mod encoders;
 pub mod exchange;
 mod fetch;
 mod fetch_task;
@@ -46,6 +49,7 @@ use crate::error::Kind;
 use crate::route::template;
 use crate::snapshot::{Action, Backend, Route};
 use client::ClientConnection;
+use coding::Choice;
 use deliver::{Asked, Told};
 use exchange::Exchange;
 use fetch::{Fetched, Plan};
@@ -115,12 +119,20 @@ pub fn handle(
 
     let caching = match caching(route, &parts, &body) {
         Caching::Used => match look_up(local, &exchange, &parts, &target) {
-            Found::Fresh(entry) => return now(cached::hit(exchange, &asked, &entry)),
-            Found::Stale { entry, reason, refresh: missed } => {
+            Found::Stored { entry, stale, refresh: missed } => {
                 if let Some(missed) = missed {
                     refresh(&mut exchange, &parts, body, &target, (index, backend, missed));
                 }
-                return now(cached::stale(exchange, &asked, &entry, reason));
+                return match coding::choose(&exchange, &asked, &entry) {
+                    Choice::Form(form) => {
+                        now(cached::stored(exchange, &asked, &entry, stale, form))
+                    }
+                    Choice::Making(coding) => {
+                        let target = target.into_owned();
+                        let making = (entry, stale, coding);
+                        Reply::Later(Box::pin(cached::later(exchange, parts, target, making)))
+                    }
+                };
             }
             Found::Other(missed) => Caching::Missed(missed),
         },
@@ -162,11 +174,10 @@ struct Missed {
 }
 
 enum Found {
-    Fresh(Arc<Entry>),
-    /// To be served stale, and to be fetched anew if nobody does that.
-    Stale {
+    /// To be served, be it stale; then to be fetched anew if nobody does that.
+    Stored {
         entry: Arc<Entry>,
-        reason: StaleReason,
+        stale: Option<StaleReason>,
         refresh: Option<Missed>,
     },
     Other(Missed),
@@ -235,14 +246,14 @@ fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_
         return Found::Other(missed(None, true, demands));
     }
     if is_fresh && !obeys {
-        return Found::Fresh(entry);
+        return Found::Stored { entry, stale: None, refresh: None };
     }
     match reuse::reuse(&entry.head, &demands, now) {
-        Reuse::Fresh => Found::Fresh(entry),
+        Reuse::Fresh => Found::Stored { entry, stale: None, refresh: None },
         Reuse::Stale(reason) => {
             let begins = reason == StaleReason::WhileRevalidate && entry.claim_refresh(now);
             let refresh = begins.then(|| missed(Some(entry.clone()), false, demands));
-            Found::Stale { entry, reason, refresh }
+            Found::Stored { entry, stale: Some(reason), refresh }
         }
         Reuse::Ask => Found::Other(missed(Some(entry), false, demands)),
     }
@@ -275,6 +286,7 @@ fn plan(
     Plan {
         backend,
         cache: route.spec.cache.clone().unwrap_or_default(),
+        compress: route.spec.compress,
         key: missed.key,
         stale: missed.stale,
         alone: missed.alone,
@@ -325,7 +337,7 @@ async fn serve(
                 whole.fetch(&local, response);
             }
             return match fetched {
-                Ok(fetched) => cached::fetched(exchange, &asked, fetched, plan.why()),
+                Ok(fetched) => cached::fetched(exchange, &asked, fetched, plan.why()).await,
                 Err(error) => {
                     exchange.cache = Some(CacheStatus::Miss);
                     let (kind, detail) = (plan.why().answered(None, false), error.kind().as_str());

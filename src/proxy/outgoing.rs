@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::body::Incoming;
 
+use super::coding;
 use super::deliver::Asked;
 use super::exchange::Exchange;
 use super::forward::Outgoing;
@@ -62,6 +63,9 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
     };
     let mut headers = forwarded(&parts.headers, &hop);
     if let Some(route) = route {
+        if route.spec.compress {
+            coding::translate(&mut headers);
+        }
         let asked = Asked { method: &parts.method, headers: &parts.headers, target };
         let values = || super::deliver::values(exchange, &asked);
         headers::edit(&mut headers, &route.spec.request_headers, values);

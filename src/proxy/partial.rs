@@ -40,9 +40,12 @@ pub(super) enum Selected {
 }
 
 /// Selects what `asked` gets of an answer that is otherwise a 200, its other preconditions having
-/// been judged (RFC 9110 §13.2.2). `whole` stands at its beginning.
-pub(super) fn select(asked: &Asked<'_>, head: &Head, whole: Body) -> Selected {
-    let Some((ranges, bytes)) = wanted(asked, head, &whole) else { return Selected::Whole(whole) };
+/// been judged (RFC 9110 §13.2.2). `fields` are those of the form in which it is sent; `whole`
+/// stands at its beginning.
+pub(super) fn select(asked: &Asked<'_>, head: &Head, fields: &HeaderMap, whole: Body) -> Selected {
+    let Some((ranges, bytes)) = wanted(asked, head, fields, &whole) else {
+        return Selected::Whole(whole);
+    };
     let spans = match ranges.select(bytes) {
         Selection::Whole => return Selected::Whole(whole),
         Selection::Unsatisfiable => return Selected::Nothing { bytes },
@@ -52,19 +55,23 @@ pub(super) fn select(asked: &Asked<'_>, head: &Head, whole: Body) -> Selected {
     if matches!(whole, Body::Stream(_)) && !spans.is_sorted_by_key(|span| span.first) {
         return Selected::Whole(whole);
     }
-    match part(&head.headers, &spans, bytes) {
+    match part(fields, &spans, bytes) {
         Some((fields, pieces)) => Selected::Part { fields, body: cut(whole, pieces) },
         None => Selected::Whole(whole),
     }
 }
 
 /// The ranges that count, and the length of what they are ranges of.
-fn wanted(asked: &Asked<'_>, head: &Head, whole: &Body) -> Option<(Ranges, u64)> {
+fn wanted(
+    asked: &Asked<'_>,
+    head: &Head,
+    fields: &HeaderMap,
+    whole: &Body,
+) -> Option<(Ranges, u64)> {
     if !asked.headers.contains_key(RANGE)
         || *asked.method != Method::GET
         || head.status != StatusCode::OK
-        || head
-            .headers
+        || fields
             .get(ACCEPT_RANGES)
             .is_some_and(|unit| unit.as_bytes().eq_ignore_ascii_case(b"none"))
     {
@@ -73,16 +80,16 @@ fn wanted(asked: &Asked<'_>, head: &Head, whole: &Body) -> Option<(Ranges, u64)>
     let bytes = http_body::Body::size_hint(whole).exact()?;
     let ranges = Ranges::from_headers(asked.headers)?;
     IfRange::from_headers(asked.headers)
-        .is_none_or(|condition| is_current(&condition, head))
+        .is_none_or(|condition| is_current(&condition, head, fields))
         .then_some((ranges, bytes))
 }
 
 /// Whether the client's part is one of this representation.
-fn is_current(condition: &IfRange, head: &Head) -> bool {
-    let date = |name| httpdate::parse_http_date(head.headers.get(name)?.to_str().ok()?).ok();
+fn is_current(condition: &IfRange, head: &Head, fields: &HeaderMap) -> bool {
+    let date = |name| httpdate::parse_http_date(fields.get(name)?.to_str().ok()?).ok();
     // RFC 9110 §6.6.1: what came without a date was made when it came.
     let made = date(DATE).or_else(|| SystemTime::now().checked_sub(head.received.elapsed()));
-    made.is_some_and(|made| condition.holds(head.headers.get(ETAG), date(LAST_MODIFIED), made))
+    made.is_some_and(|made| condition.holds(fields.get(ETAG), date(LAST_MODIFIED), made))
 }
 
 /// The fields of the 206 (RFC 9110 §15.3.7) and the pieces of its body.

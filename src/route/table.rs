@@ -263,6 +263,7 @@ pub(super) mod tests {
             response_headers: HeaderEdits::default(),
             timeout: None,
             body_bytes_max: 0,
+            compress: true,
             websocket: true,
             cache: None,
             span: SpanOf(Span { file: FileId(0), start: 0, end: 0 }),

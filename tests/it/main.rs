@@ -20,6 +20,7 @@ mod balancing;
 mod bodies;
 mod caching;
 mod collapsing;
+mod compression;
 mod examples;
 mod files;
 mod headers;

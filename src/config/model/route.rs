@@ -19,6 +19,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
+    /// Text is sent in a content coding to whoever takes one.
+    pub compress: bool,
     pub websocket: bool,
     /// `None`: the cache is neither asked nor filled.
     pub cache: Option<RouteCache>,
