@@ -43,7 +43,7 @@ use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};
 use metrics::CacheStats;
 use purge::PurgeLog;
 pub use purge::{PathTarget, Target};
-pub use rendition::{Making, Rendition, Renditions};
+pub use rendition::{Coded, Making, Rendition, Renditions};
 use store::{Slot, Store};
 use variants::{Uncacheable, Variants};
 use vary::VaryFields;

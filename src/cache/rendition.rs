@@ -15,9 +15,11 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::Cache;
+use super::entry::Entry;
 use crate::body::StoredBody;
 use crate::compress::Coding;
 use crate::compress::encode::{Effort, Encoder, SLICE_BYTES, worth_bytes_max};
+use crate::compress::fields::KeptFields;
 
 /// Coded bodies are kept in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
@@ -26,16 +28,23 @@ const PIECE_BYTES: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Renditions {
     /// By [`Coding::index`]; `None` inside where it was not to be.
-    made: [OnceLock<Option<Arc<StoredBody>>>; Coding::ALL.len()],
+    made: [OnceLock<Option<Arc<Coded>>>; Coding::ALL.len()],
     /// Codings that somebody is making, a bit for each.
     making: AtomicU8,
     changed: Notify,
 }
 
+/// A body in a coding, and what its head says of it.
+#[derive(Debug)]
+pub struct Coded {
+    pub fields: KeptFields,
+    pub body: Arc<StoredBody>,
+}
+
 /// One coding of a body.
 #[derive(Debug)]
 pub enum Rendition {
-    Made(Arc<StoredBody>),
+    Made(Arc<Coded>),
     /// It is not worth it, or there was no room.
     Declined,
     Absent,
@@ -51,7 +60,7 @@ pub struct Making {
 impl Renditions {
     pub fn get(&self, coding: Coding) -> Rendition {
         match self.made[coding.index()].get() {
-            Some(Some(body)) => Rendition::Made(body.clone()),
+            Some(Some(coded)) => Rendition::Made(coded.clone()),
             Some(None) => Rendition::Declined,
             None => Rendition::Absent,
         }
@@ -85,24 +94,28 @@ fn bit(coding: Coding) -> u8 {
 
 impl Making {
     /// Makes it in one go, for bodies of at most one slice.
-    pub fn make_now(self, cache: &Cache, body: &StoredBody) {
-        let mut work = Work::begin(self.coding, cache, body);
-        while work.as_mut().is_some_and(|work| work.step(body)) {}
-        self.decide(work);
+    pub fn make_now(self, cache: &Cache, entry: &Entry) {
+        let mut work = Work::begin(self.coding, cache, &entry.body);
+        while work.as_mut().is_some_and(|work| work.step(&entry.body)) {}
+        self.decide(work, entry);
     }
 
     /// Makes it slice by slice, with the turns of other tasks in between.
-    pub async fn make(self, cache: &Cache, body: &StoredBody) {
-        let mut work = Work::begin(self.coding, cache, body);
-        while work.as_mut().is_some_and(|work| work.step(body)) {
+    pub async fn make(self, cache: &Cache, entry: &Entry) {
+        let mut work = Work::begin(self.coding, cache, &entry.body);
+        while work.as_mut().is_some_and(|work| work.step(&entry.body)) {
             tokio::task::yield_now().await;
         }
-        self.decide(work);
+        self.decide(work, entry);
     }
 
-    fn decide(self, work: Option<Work>) {
+    fn decide(self, work: Option<Work>, entry: &Entry) {
+        let coded = work.and_then(Work::finish).map(|body| {
+            let fields = KeptFields::new(&entry.head.headers, self.coding, body.bytes());
+            Arc::new(Coded { fields, body })
+        });
         // Only the one who makes it decides, so the place is empty.
-        let _ = self.renditions.made[self.coding.index()].set(work.and_then(Work::finish));
+        let _ = self.renditions.made[self.coding.index()].set(coded);
     }
 }
 
@@ -231,9 +244,12 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::Head;
+    use super::super::entry::tests::head;
     use super::*;
     use crate::compress::encode::tests::decode;
     use crate::config::model;
+    use crate::memory::Memory;
 
     fn cache() -> Arc<Cache> {
         let config = model::Cache {
@@ -249,14 +265,16 @@ mod tests {
         lines.take(bytes).collect()
     }
 
-    /// A body in chunks of this size.
-    fn body(bytes: &[u8], chunk: usize) -> Arc<StoredBody> {
-        StoredBody::new(bytes.chunks(chunk).map(Bytes::copy_from_slice).collect(), ())
+    /// An entry with a body in chunks of this size; it charges nothing.
+    fn entry(bytes: &[u8], chunk: usize) -> Entry {
+        let chunks = bytes.chunks(chunk).map(Bytes::copy_from_slice).collect();
+        let charge = Memory::new(0).charge(0).expect("nothing");
+        Entry::new(Head { may_code: true, ..head(60) }, StoredBody::new(chunks, ()), charge)
     }
 
-    async fn made(cache: &Cache, body: &StoredBody, coding: Coding) -> Rendition {
-        let renditions = Arc::new(Renditions::default());
-        renditions.begin(coding).expect("nobody makes it").make(cache, body).await;
+    async fn made(cache: &Cache, entry: &Entry, coding: Coding) -> Rendition {
+        let renditions = entry.renditions.as_ref().expect("it may be coded");
+        renditions.begin(coding).expect("nobody makes it").make(cache, entry).await;
         renditions.get(coding)
     }
 
@@ -265,15 +283,16 @@ mod tests {
         let cache = cache();
         let text = text(300_000);
         for coding in Coding::ALL {
-            let Rendition::Made(whole) = made(&cache, &body(&text, 64 << 10), coding).await else {
-                unreachable!("text gets smaller")
+            let in_chunks = async |bytes| match made(&cache, &entry(&text, bytes), coding).await {
+                Rendition::Made(coded) => coded,
+                other => unreachable!("text gets smaller, not {other:?}"),
             };
-            assert_eq!(cache.bytes(), whole.bytes());
-            assert_eq!(decode(coding, &whole.chunks().concat()).expect("decodes"), text);
-            let Rendition::Made(other) = made(&cache, &body(&text, 1001), coding).await else {
-                unreachable!("text gets smaller")
-            };
-            assert!(whole.chunks().concat() == other.chunks().concat(), "{coding:?}");
+            let whole = in_chunks(64 << 10).await;
+            assert_eq!(cache.bytes(), whole.body.bytes());
+            let bytes = whole.body.chunks().concat();
+            assert_eq!(decode(coding, &bytes).expect("decodes"), text);
+            let other = in_chunks(1001).await;
+            assert!(bytes == other.body.chunks().concat(), "{coding:?}");
             drop((whole, other));
             assert_eq!(cache.bytes(), 0);
         }
@@ -288,11 +307,10 @@ mod tests {
             (state >> 56) as u8
         });
         let noise: Vec<u8> = noise.take(100_000).collect();
-        let renditions = Arc::new(Renditions::default());
+        let entry = entry(&noise, 4096);
         for coding in Coding::ALL {
-            renditions.begin(coding).expect("a maker").make(&cache, &body(&noise, 4096)).await;
-            assert!(matches!(renditions.get(coding), Rendition::Declined), "{coding:?}");
-            assert!(renditions.begin(coding).is_none());
+            assert!(matches!(made(&cache, &entry, coding).await, Rendition::Declined));
+            assert!(entry.renditions.as_ref().is_some_and(|all| all.begin(coding).is_none()));
         }
         assert_eq!(cache.bytes(), 0);
     }
@@ -300,8 +318,8 @@ mod tests {
     #[tokio::test]
     async fn one_makes_it_while_others_wait_and_a_maker_that_goes_is_replaced() {
         let cache = cache();
-        let body = body(&text(5000), 5000);
-        let renditions = Arc::new(Renditions::default());
+        let entry = entry(&text(5000), 5000);
+        let renditions = entry.renditions.clone().expect("it may be coded");
         let making = renditions.begin(Coding::Gzip).expect("the first");
         assert!(renditions.begin(Coding::Gzip).is_none());
         let other = renditions.begin(Coding::Zstd).expect("another coding");
@@ -313,7 +331,7 @@ mod tests {
         drop(making);
         renditions.settled(Coding::Gzip).await;
         assert!(matches!(renditions.get(Coding::Gzip), Rendition::Absent));
-        renditions.begin(Coding::Gzip).expect("free again").make_now(&cache, &body);
+        renditions.begin(Coding::Gzip).expect("free again").make_now(&cache, &entry);
         renditions.settled(Coding::Gzip).await;
         assert!(matches!(renditions.get(Coding::Gzip), Rendition::Made(_)));
         drop(other);

@@ -21,23 +21,47 @@ const DIGESTS: [HeaderName; 4] = [
 ];
 
 /// The bytes of a coded body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bytes {
-    /// Kept, and so the same for everybody; how many.
-    Kept(u64),
+#[derive(Debug, Clone, Copy)]
+pub enum Bytes<'a> {
+    /// Kept, and so the same for everybody.
+    Kept(&'a KeptFields),
     /// Made while they are sent.
     Passing,
 }
 
+/// Values that describe a kept coding, made once for all who get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFields {
+    length: HeaderValue,
+    /// The tag of the plain form, and that of this one where it is another.
+    tags: Option<(HeaderValue, HeaderValue)>,
+}
+
+impl KeptFields {
+    /// Of `length` bytes, beside a plain form with these fields.
+    pub fn new(plain: &HeaderMap, coding: Coding, length: u64) -> Self {
+        let tags = plain.get(ETAG).and_then(|etag| Some((etag.clone(), coded_tag(etag, coding)?)));
+        Self { length: length.into(), tags }
+    }
+
+    /// In place of `etag`; a confirmation by the origin may have changed it since.
+    fn tag(&self, etag: &HeaderValue, coding: Coding) -> Option<HeaderValue> {
+        match &self.tags {
+            Some((plain, coded)) if plain == etag => Some(coded.clone()),
+            _ => coded_tag(etag, coding),
+        }
+    }
+}
+
 /// Makes the head of a plain response that of its coded form.
-pub fn describe(headers: &mut HeaderMap, coding: Coding, bytes: Bytes) {
+pub fn describe(headers: &mut HeaderMap, coding: Coding, bytes: Bytes<'_>) {
     headers.insert(CONTENT_ENCODING, coding.value());
     for name in DIGESTS {
         headers.remove(name);
     }
     match bytes {
-        Bytes::Kept(length) => {
-            headers.insert(CONTENT_LENGTH, length.into());
+        Bytes::Kept(kept) => {
+            headers.insert(CONTENT_LENGTH, kept.length.clone());
         }
         Bytes::Passing => {
             headers.remove(CONTENT_LENGTH);
@@ -45,7 +69,7 @@ pub fn describe(headers: &mut HeaderMap, coding: Coding, bytes: Bytes) {
         }
     }
     let tag = headers.get(ETAG).and_then(|etag| match bytes {
-        Bytes::Kept(_) => coded_tag(etag, coding),
+        Bytes::Kept(kept) => kept.tag(etag, coding),
         Bytes::Passing => weak_coded_tag(etag, coding),
     });
     if let Some(tag) = tag {
@@ -81,7 +105,7 @@ pub fn vary(headers: &mut HeaderMap) {
 
 /// The tag of a kept coding. `None` where that of the plain form stands for it too: a weak one, or
 /// what is no tag at all.
-pub fn coded_tag(etag: &HeaderValue, coding: Coding) -> Option<HeaderValue> {
+fn coded_tag(etag: &HeaderValue, coding: Coding) -> Option<HeaderValue> {
     tag(b"", etag, coding)
 }
 
@@ -212,7 +236,8 @@ mod tests {
             ("x-other", "e"),
         ]);
         let mut kept = plain.clone();
-        describe(&mut kept, Coding::Brotli, Bytes::Kept(70));
+        let fields = KeptFields::new(&plain, Coding::Brotli, 70);
+        describe(&mut kept, Coding::Brotli, Bytes::Kept(&fields));
         let expected = [
             ("etag", "\"x-br\""),
             ("content-length", "70"),
@@ -228,8 +253,19 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_form_follows_the_tag_of_the_plain_one() {
+        let kept = KeptFields::new(&headers(&[("etag", "\"x\"")]), Coding::Zstd, 5);
+        for (etag, expected) in [("\"x\"", "\"x-zstd\""), ("\"y\"", "\"y-zstd\"")] {
+            let mut fields = headers(&[("etag", etag)]);
+            describe(&mut fields, Coding::Zstd, Bytes::Kept(&kept));
+            assert_eq!(fields[ETAG], expected);
+        }
+    }
+
+    #[test]
     fn a_weak_tag_stays_and_none_is_made_up() {
-        for bytes in [Bytes::Kept(5), Bytes::Passing] {
+        let kept = KeptFields::new(&headers(&[("etag", "W/\"x\"")]), Coding::Zstd, 5);
+        for bytes in [Bytes::Kept(&kept), Bytes::Passing] {
             let mut weak = headers(&[("etag", "W/\"x\"")]);
             describe(&mut weak, Coding::Zstd, bytes);
             assert_eq!(weak[ETAG], "W/\"x\"");

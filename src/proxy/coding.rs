@@ -18,8 +18,8 @@ use super::coded_body::CodedBody;
 use super::deliver::Asked;
 use super::encoders::{Permit, Purpose};
 use super::exchange::Exchange;
-use crate::body::{Body, StoredBody};
-use crate::cache::{Entry, Head, Rendition, conditional};
+use crate::body::Body;
+use crate::cache::{Coded, Entry, Head, Rendition, conditional};
 use crate::compress::encode::{self, SLICE_BYTES};
 use crate::compress::fields::Bytes;
 use crate::compress::negotiate::{Accepted, normal_accept_encoding};
@@ -35,7 +35,7 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 pub(super) enum Form {
     Plain,
     /// A rendition of a stored body.
-    Kept(Coding, Arc<StoredBody>),
+    Kept(Coding, Arc<Coded>),
     /// Coded for this client.
     Passing(Coding, Permit),
 }
@@ -53,8 +53,8 @@ impl Form {
     pub(super) fn describe(&self, headers: &mut HeaderMap) {
         match self {
             Self::Plain => {}
-            Self::Kept(coding, body) => {
-                fields::describe(headers, *coding, Bytes::Kept(body.bytes()));
+            Self::Kept(coding, coded) => {
+                fields::describe(headers, *coding, Bytes::Kept(&coded.fields));
             }
             Self::Passing(coding, _) => fields::describe(headers, *coding, Bytes::Passing),
         }
@@ -64,7 +64,7 @@ impl Form {
     pub(super) fn body(self, plain: impl FnOnce() -> Body) -> Body {
         match self {
             Self::Plain => plain(),
-            Self::Kept(_, body) => Body::stored(&body),
+            Self::Kept(_, coded) => Body::stored(&coded.body),
             Self::Passing(coding, permit) => Body::stream(CodedBody::new(plain(), coding, permit)),
         }
     }
@@ -106,15 +106,15 @@ pub(super) fn choose(exchange: &Exchange, asked: &Asked<'_>, entry: &Arc<Entry>)
     if let Some(making) = renditions.begin(coding) {
         let cache = exchange.snapshot.cache.clone();
         if entry.body.bytes() <= SLICE_BYTES as u64 {
-            making.make_now(&cache, &entry.body);
+            making.make_now(&cache, entry);
             return ready(plain);
         }
         let Some(permit) = exchange.local.encoders.permit(Purpose::Rendition) else {
             return plain;
         };
-        let body = entry.body.clone();
+        let entry = entry.clone();
         exchange.local.tasks.spawn("cache rendition", async move {
-            making.make(&cache, &body).await;
+            making.make(&cache, &entry).await;
             drop(permit);
         });
     }
