@@ -130,6 +130,7 @@ mod tests {
     use super::super::testing::{certificates, snapshot};
     use super::*;
     use crate::cache::status::CacheStatus;
+    use crate::compress::Coding;
     use crate::snapshot::stats::Finished;
 
     fn scrape(snapshot: Snapshot) -> Scrape {
@@ -164,6 +165,7 @@ mod tests {
                     request_bytes: 1,
                     response_bytes: 2,
                     cache: Some(CacheStatus::Hit),
+                    coding: Some(Coding::Brotli),
                 });
             }
         }
@@ -227,6 +229,7 @@ mod tests {
             "http_request_bytes_total",
             "http_response_bytes_total",
             "cache_requests_total",
+            "http_coded_responses_total",
             "cache_bytes",
             "cache_bytes_max",
             "cache_objects",

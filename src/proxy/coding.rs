@@ -49,6 +49,13 @@ pub(super) enum Choice {
 }
 
 impl Form {
+    pub(super) fn coding(&self) -> Option<Coding> {
+        match self {
+            Self::Plain => None,
+            Self::Kept(coding, _) | Self::Passing(coding, _) => Some(*coding),
+        }
+    }
+
     /// Makes the head of the plain form that of this one.
     pub(super) fn describe(&self, headers: &mut HeaderMap) {
         match self {
@@ -206,7 +213,7 @@ pub(super) fn holds(exchange: &Exchange, asked: &Asked<'_>, headers: &HeaderMap)
 }
 
 /// Puts an answer that is not stored into the form for this request.
-pub(super) fn apply(exchange: &Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
+pub(super) fn apply(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
     if !compresses(exchange) {
         return;
     }
@@ -220,10 +227,14 @@ pub(super) fn apply(exchange: &Exchange, asked: &Asked<'_>, response: &mut Respo
     fields::vary(response.headers_mut());
     let form = stream(exchange, asked, response.headers());
     let Form::Passing(coding, _) = form else { return };
+    exchange.coding = Some(coding);
     let body = std::mem::take(response.body_mut());
     match body {
         Body::Full(plain) if plain.len() <= SLICE_BYTES => match encode::whole(coding, &plain) {
-            None => *response.body_mut() = Body::Full(plain),
+            None => {
+                exchange.coding = None;
+                *response.body_mut() = Body::Full(plain);
+            }
             Some(coded) => {
                 form.describe(response.headers_mut());
                 response.headers_mut().insert(CONTENT_LENGTH, coded.len().into());

@@ -48,7 +48,7 @@ pub(super) fn response(
     mut response: Response<Body>,
     told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
-    coding::apply(&exchange, asked, &mut response);
+    coding::apply(&mut exchange, asked, &mut response);
     if let Some(told) = told {
         let mut text = Vec::with_capacity(STATUS_BYTES);
         status_field(&exchange, &told).push(&mut text);
@@ -102,6 +102,7 @@ pub(super) fn cached(
         None => {
             let mut fields = head.headers.clone();
             form.describe(&mut fields);
+            exchange.coding = form.coding();
             if asked.method == Method::HEAD {
                 (head.status, fields, Body::Empty)
             } else {

@@ -19,6 +19,7 @@ use super::forward::Trace;
 use super::local::{Local, SnapshotRef};
 use crate::balance::Endpoint;
 use crate::cache::status::CacheStatus;
+use crate::compress::Coding;
 use crate::config::model::Name;
 use crate::error::Kind;
 use crate::snapshot::Route;
@@ -45,6 +46,8 @@ pub struct Exchange {
     pub status: Option<StatusCode>,
     pub response_bytes: u64,
     pub cache: Option<CacheStatus>,
+    /// Into which the body was put here.
+    pub coding: Option<Coding>,
     pub pool: Option<Name>,
     pub endpoint: Option<Arc<Endpoint>>,
     /// To the first byte of the endpoint's answer.
@@ -99,6 +102,7 @@ impl Exchange {
             status: None,
             response_bytes: 0,
             cache: None,
+            coding: None,
             pool: None,
             endpoint: None,
             upstream: None,
@@ -140,6 +144,7 @@ impl Exchange {
             request_bytes: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
             response_bytes: self.response_bytes,
             cache: self.cache,
+            coding: self.coding,
         };
         let route = self.route();
         route.map_or(&self.snapshot.unrouted, |route| &route.stats).count(&finished);

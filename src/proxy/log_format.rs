@@ -275,6 +275,7 @@ mod tests {
         request_bytes: 0,
         response_bytes: 12,
         cache: Some(CacheStatus::Hit),
+        coding: None,
     };
 
     fn text(format: &AccessFormat) -> String {

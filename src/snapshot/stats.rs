@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::cache::status::CacheStatus;
+use crate::compress::Coding;
 use crate::config::model::Name;
 use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, Exposition, Gauge, Histogram, HistogramCells, PerWorker, Totals};
@@ -41,6 +42,7 @@ struct RouteCells {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     cache: [AtomicU64; CacheStatus::ALL.len()],
+    coded: [AtomicU64; Coding::ALL.len()],
 }
 
 /// One finished request.
@@ -52,6 +54,8 @@ pub struct Finished {
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub cache: Option<CacheStatus>,
+    /// Into which its body was put here.
+    pub coding: Option<Coding>,
 }
 
 impl RouteStats {
@@ -75,6 +79,9 @@ impl RouteStats {
         cells.response_bytes.fetch_add(finished.response_bytes, Ordering::Relaxed);
         if let Some(status) = finished.cache {
             cells.cache[status as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(coding) = finished.coding {
+            cells.coded[coding.index()].fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -120,6 +127,14 @@ impl RouteStats {
                     "Requests of cacheable routes, by what the cache did.",
                 )
                 .series(&[route[0], ("status", status.as_str())], count as f64);
+            }
+        }
+        for coding in Coding::ALL {
+            let cells = self.cells.iter().map(|cells| &cells.coded[coding.index()]);
+            let count: u64 = cells.map(|cell| cell.load(Ordering::Relaxed)).sum();
+            if count > 0 {
+                out.counter("headwater_http_coded_responses_total", "Responses compressed here.")
+                    .series(&[route[0], ("coding", coding.as_str())], count as f64);
             }
         }
     }

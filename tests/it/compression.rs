@@ -121,6 +121,12 @@ fn a_client_gets_the_coding_that_it_prefers() {
     }
     assert_eq!(coding(&client.get("/", &[])), None);
     assert_eq!(origin.count(), 1);
+    let coded = |name| {
+        proxy.metric(&format!(
+            "headwater_http_coded_responses_total{{route=\"app\",coding=\"{name}\"}}"
+        ))
+    };
+    assert_eq!(["br", "zstd", "gzip"].map(coded), [4.0, 4.0, 8.0]);
 }
 
 #[test]
