@@ -375,7 +375,29 @@ fn a_confirmed_response_keeps_its_renditions() {
     let hit = client.get("/", &[ALL]);
     assert!(is_hit(&hit) && coding(&hit) == Some("br"));
     assert!(hit.body() == confirmed.body());
+    // What we say it varies by makes no variants.
+    assert!(is_hit(&client.get("/", &["Accept-Encoding: gzip"])));
+    assert!(is_hit(&client.get("/", &[])));
     assert_eq!(origin.count(), 2);
+    assert_eq!(proxy.metric("headwater_cache_objects"), 1.0);
+}
+
+#[test]
+fn a_stale_answer_is_coded_as_well() {
+    let origin = Origin::answering(|request| match request.header("if-none-match") {
+        Some(_) => answer(503, &[], ""),
+        None => answer(
+            200,
+            &[HTML, "Cache-Control: max-age=1, stale-if-error=600", "Age: 60", TAG],
+            text(60_000),
+        ),
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.get("/", &[]);
+    let stale = client.get("/", &["Accept-Encoding: zstd"]);
+    assert_eq!((stale.status, coding(&stale)), (200, Some("zstd")));
+    assert!(plain(&stale) == text(60_000));
 }
 
 #[test]
