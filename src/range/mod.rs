@@ -1,7 +1,7 @@
 //! Ranges (RFC 9110 §14): from the text of `Range` to the spans of one representation, the
 //! condition on it, and the frame around several spans. Pure.
 //!
-//! A field that breaks the grammar, has another unit or asks for more than [`RANGES_MAX`] ranges
+//! A field that breaks the grammar, has another unit or asks for more than 16 ranges
 //! is ignored, as the RFC allows: the whole representation is the answer. Deliberately absent:
 //! the bytes; whoever holds a representation cuts it.
 
