@@ -97,16 +97,14 @@ fn target(url: &str, hasher: &KeyHasher) -> Result<Target, String> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
 
     use bytes::Bytes;
     use http::HeaderMap;
 
     use super::super::testing::snapshot;
     use super::*;
-    use crate::cache::freshness::LifetimeSource;
-    use crate::cache::storable::Terms;
-    use crate::cache::{Head, Join};
+    use crate::cache::Join;
+    use crate::cache::testing::head;
 
     #[track_caller]
     fn assert_refused(body: &str, part: &str) {
@@ -185,23 +183,7 @@ mod tests {
         let Join::Lead(lead) = cache.join(key, &HeaderMap::new()) else {
             unreachable!("nobody else fetches")
         };
-        let head = Head {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            terms: Terms {
-                lifetime: Duration::from_secs(60),
-                source: LifetimeSource::MaxAge,
-                revalidate_always: false,
-                must_revalidate: false,
-                for_authorized: false,
-                stale_while_revalidate: Duration::ZERO,
-                stale_if_error: None,
-            },
-            initial_age: Duration::ZERO,
-            received: Instant::now(),
-            may_code: false,
-        };
-        let filled = lead.fill(head, Some(2), &HeaderMap::new());
+        let filled = lead.fill(head(60), Some(2), &HeaderMap::new());
         let mut fill = filled.map_err(|(_, refusal)| refusal).unwrap();
         assert!(fill.push(Bytes::from_static(b"ok")).await);
         fill.finish();

@@ -81,7 +81,7 @@ fn is_any(value: &HeaderValue) -> bool {
 }
 
 fn date(value: &HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
+    super::date::parse(value, SystemTime::now())
 }
 
 /// Whether a list of entity tags holds `etag`, weak and strong ones being equal

@@ -2,13 +2,15 @@
 //!
 //! One rule for what is malformed: the conservative reading. An age that is no number counts as
 //! zero, of several values the smallest counts, a directive that takes no argument counts even
-//! with one, and unknown directives are ignored.
+//! with one, and unknown directives are ignored. What was malformed is noted, for whoever asks why.
 
 use http::header::{CACHE_CONTROL, PRAGMA};
 use http::{HeaderMap, HeaderName};
 
 /// RFC 9111 §1.2.2: what is greater than any age that matters.
 const SECONDS_MAX: u64 = 1 << 31;
+/// Malformed directives of one response that are noted.
+const MALFORMED_MAX: usize = 8;
 
 /// The directives of a response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct ResponseControl {
     pub s_maxage: Option<u64>,
     pub stale_while_revalidate: Option<u64>,
     pub stale_if_error: Option<u64>,
+    /// Directives that could not be read as they stand.
+    pub malformed: Vec<String>,
 }
 
 /// A directive that may name the fields that it is limited to.
@@ -53,40 +57,61 @@ pub struct RequestControl {
 }
 
 impl ResponseControl {
+    /// Reads `Cache-Control`.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
-        for_each_directive(headers, |name, argument| {
-            control.present = true;
-            control.take(name, argument);
-        });
+        for_each_directive(headers, |name, argument| control.take(name, argument));
         control
     }
 
-    fn take(&mut self, name: &str, argument: Option<&str>) {
-        match name {
-            "no-store" => self.no_store = true,
+    /// Takes a directive with its name in lower case and its argument without quotes.
+    pub(super) fn take(&mut self, name: &str, argument: Option<&str>) {
+        self.present = true;
+        let is_well_formed = match name {
+            "no-store" => set(&mut self.no_store),
             "no-cache" => self.no_cache.take(argument),
             "private" => self.private.take(argument),
-            "public" => self.public = true,
-            "must-revalidate" => self.must_revalidate = true,
-            "proxy-revalidate" => self.proxy_revalidate = true,
-            "must-understand" => self.must_understand = true,
-            "no-transform" => self.no_transform = true,
-            "immutable" => self.immutable = true,
+            "public" => set(&mut self.public),
+            "must-revalidate" => set(&mut self.must_revalidate),
+            "proxy-revalidate" => set(&mut self.proxy_revalidate),
+            "must-understand" => set(&mut self.must_understand),
+            "no-transform" => set(&mut self.no_transform),
+            "immutable" => set(&mut self.immutable),
             "max-age" => take_seconds(&mut self.max_age, argument),
             "s-maxage" => take_seconds(&mut self.s_maxage, argument),
             "stale-while-revalidate" => take_seconds(&mut self.stale_while_revalidate, argument),
             "stale-if-error" => take_seconds(&mut self.stale_if_error, argument),
-            _ => {}
+            _ => true,
+        };
+        if !is_well_formed && self.malformed.len() < MALFORMED_MAX {
+            self.malformed.push(match argument {
+                Some(argument) => format!("{name}={argument}"),
+                None => name.to_owned(),
+            });
         }
+    }
+
+    /// The fields that may not be stored, or not be served from the store: what names of fields
+    /// limit `private` and `no-cache` to (RFC 9111 §5.2.2.4, §5.2.2.7).
+    pub fn fields_to_omit(&self) -> impl Iterator<Item = &HeaderName> {
+        [&self.private, &self.no_cache].into_iter().flat_map(|it| match it {
+            Qualified::Fields(names) => names.as_slice(),
+            Qualified::Absent | Qualified::Whole => &[],
+        })
     }
 }
 
+fn set(flag: &mut bool) -> bool {
+    *flag = true;
+    true
+}
+
 impl Qualified {
-    fn take(&mut self, argument: Option<&str>) {
+    /// Takes one more occurrence; false if its names could not be read.
+    fn take(&mut self, argument: Option<&str>) -> bool {
         let Some(argument) = argument else {
             *self = Self::Whole;
-            return;
+            return true;
         };
         let names: Option<Vec<_>> = argument
             .split(',')
@@ -94,14 +119,17 @@ impl Qualified {
             .filter(|name| !name.is_empty())
             .map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
             .collect();
-        match (names, &mut *self) {
-            (_, Self::Whole) => {}
+        let Some(mut names) = names.filter(|names| !names.is_empty()) else {
             // Names that cannot be read might be any.
-            (None, _) => *self = Self::Whole,
-            (Some(names), _) if names.is_empty() => *self = Self::Whole,
-            (Some(names), Self::Absent) => *self = Self::Fields(names),
-            (Some(mut names), Self::Fields(known)) => known.append(&mut names),
+            *self = Self::Whole;
+            return false;
+        };
+        match self {
+            Self::Whole => {}
+            Self::Absent => *self = Self::Fields(names),
+            Self::Fields(known) => known.append(&mut names),
         }
+        true
     }
 
     pub fn is_whole(&self) -> bool {
@@ -126,14 +154,16 @@ impl RequestControl {
             "no-store" => control.no_store = true,
             "no-cache" => control.no_cache = true,
             "only-if-cached" => control.only_if_cached = true,
-            "max-age" => take_seconds(&mut control.max_age, argument),
+            "max-age" => {
+                take_seconds(&mut control.max_age, argument);
+            }
             "min-fresh" => {
                 // The conservative reading of several is the largest.
-                let seconds = argument.map_or(SECONDS_MAX, seconds_or(SECONDS_MAX));
+                let seconds = argument.and_then(seconds).unwrap_or(SECONDS_MAX);
                 control.min_fresh = control.min_fresh.max(Some(seconds));
             }
             "max-stale" => {
-                let limit = argument.map(seconds_or(0));
+                let limit = argument.map(|text| seconds(text).unwrap_or(0));
                 control.max_stale = Some(match (control.max_stale.flatten(), limit) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -145,22 +175,22 @@ impl RequestControl {
     }
 }
 
-fn take_seconds(slot: &mut Option<u64>, argument: Option<&str>) {
-    let seconds = argument.map_or(0, seconds_or(0));
-    *slot = Some(slot.map_or(seconds, |known| known.min(seconds)));
+/// Takes one more age; false if it is no number.
+fn take_seconds(slot: &mut Option<u64>, argument: Option<&str>) -> bool {
+    let seconds = argument.and_then(seconds);
+    let counted = seconds.unwrap_or(0);
+    *slot = Some(slot.map_or(counted, |known| known.min(counted)));
+    seconds.is_some()
 }
 
-/// Reads delta-seconds (RFC 9111 §1.2.2), saturating; `default` for what is none.
-fn seconds_or(default: u64) -> impl Fn(&str) -> u64 {
-    move |text| {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return default;
-        }
-        text.parse().unwrap_or(SECONDS_MAX).min(SECONDS_MAX)
-    }
+/// Reads delta-seconds (RFC 9111 §1.2.2), saturating.
+fn seconds(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(SECONDS_MAX).min(SECONDS_MAX))
 }
 
-/// Calls `visit` with each directive's name in lower case and its argument, unquoted.
+/// Calls `visit` with each directive's name in lower case and its argument, unquoted. White space
+/// beside the `=` is in no grammar: it stays with the argument, which it makes malformed.
 fn for_each_directive(headers: &HeaderMap, mut visit: impl FnMut(&str, Option<&str>)) {
     for value in headers.get_all(CACHE_CONTROL) {
         // Bytes outside ASCII can stand only in quoted strings, where nothing here looks.
@@ -168,24 +198,26 @@ fn for_each_directive(headers: &HeaderMap, mut visit: impl FnMut(&str, Option<&s
         let mut rest: &str = &text;
         while let Some((directive, tail)) = next_member(rest) {
             rest = tail;
+            let directive = directive.trim();
             let (name, argument) = match directive.split_once('=') {
-                Some((name, argument)) => (name.trim(), Some(argument.trim())),
-                None => (directive.trim(), None),
+                Some((name, argument)) => (name, Some(argument)),
+                None => (directive, None),
             };
-            if name.is_empty() {
+            let known = name.trim_end().to_ascii_lowercase();
+            if known.is_empty() {
                 continue;
             }
-            let name = name.to_ascii_lowercase();
+            let argument = argument.map(|text| if known.len() < name.len() { " " } else { text });
             match argument.and_then(|text| text.strip_prefix('"')) {
-                Some(quoted) => visit(&name, Some(&unquote(quoted))),
-                None => visit(&name, argument),
+                Some(quoted) => visit(&known, Some(&unquote(quoted))),
+                None => visit(&known, argument),
             }
         }
     }
 }
 
 /// Splits the next member off a comma-separated list, minding quoted strings.
-fn next_member(list: &str) -> Option<(&str, &str)> {
+pub(super) fn next_member(list: &str) -> Option<(&str, &str)> {
     if list.is_empty() {
         return None;
     }
@@ -240,7 +272,7 @@ mod tests {
 
     #[test]
     fn directives_are_read_in_any_case_from_several_lines_with_odd_spaces() {
-        let control = response(&["Public ,MAX-AGE = 60,", " , s-maxage=\"120\""]);
+        let control = response(&["Public ,MAX-AGE=60,", " , s-maxage=\"120\""]);
         assert!(control.public);
         assert_eq!(control.max_age, Some(60));
         assert_eq!(control.s_maxage, Some(120));
@@ -253,6 +285,9 @@ mod tests {
             ("max-age=-5", 0),
             ("max-age=1.5", 0),
             ("max-age", 0),
+            ("max-age =60", 0),
+            ("max-age= 60", 0),
+            ("max-age='60'", 0),
             ("max-age=60, max-age=30", 30),
             ("max-age=99999999999999999999999", SECONDS_MAX),
             ("max-age=007", 7),
@@ -267,8 +302,16 @@ mod tests {
         let names = ["set-cookie", "x-a"].map(HeaderName::from_static).to_vec();
         assert_eq!(control.private, Qualified::Fields(names));
         assert!(control.no_cache.is_whole());
+        assert_eq!(control.fields_to_omit().count(), 2);
         assert!(response(&["private=\"a b\""]).private.is_whole());
         assert!(response(&["private=\"a\", private"]).private.is_whole());
+    }
+
+    #[test]
+    fn what_is_malformed_is_noted() {
+        let control = response(&["max-age=a, s-maxage=5, private=\"a b\", no-store=1, max-age"]);
+        assert_eq!(control.malformed, ["max-age=a", "private=a b", "max-age"]);
+        assert!(control.no_store);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::rendition::Renditions;
 use super::storable::Terms;
@@ -29,6 +29,8 @@ pub struct Head {
     pub status: StatusCode,
     /// End-to-end fields, as they are sent again; without `Age`.
     pub headers: HeaderMap,
+    /// `Headwater-Cache-Control`, which is for us and never sent on.
+    pub own_control: Option<HeaderValue>,
     pub terms: Terms,
     /// Its age when it came.
     pub initial_age: Duration,
@@ -75,8 +77,9 @@ impl Head {
             .iter()
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
             .sum();
+        let own = self.own_control.as_ref().map_or(0, HeaderValue::len);
         let renditions = if self.may_code { RENDITIONS_OVERHEAD } else { 0 };
-        (fields + renditions) as u64
+        (fields + own + renditions) as u64
     }
 
     /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2).
@@ -168,36 +171,13 @@ impl Entry {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use http::HeaderValue;
     use http::header::CONTENT_LENGTH;
 
     use super::*;
-    use crate::cache::freshness::LifetimeSource;
+    use crate::cache::testing::head;
     use crate::memory::Memory;
-
-    pub(in crate::cache) fn head(lifetime_seconds: u64) -> Head {
-        let mut headers = HeaderMap::new();
-        headers.insert(ETAG, HeaderValue::from_static("\"a\""));
-        headers.insert("content-type", HeaderValue::from_static("text/plain"));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
-        Head {
-            status: StatusCode::OK,
-            headers,
-            terms: Terms {
-                lifetime: Duration::from_secs(lifetime_seconds),
-                source: LifetimeSource::MaxAge,
-                revalidate_always: false,
-                must_revalidate: false,
-                for_authorized: false,
-                stale_while_revalidate: Duration::ZERO,
-                stale_if_error: None,
-            },
-            initial_age: Duration::from_secs(5),
-            received: Instant::now(),
-            may_code: false,
-        }
-    }
 
     #[test]
     fn age_counts_from_the_origin_and_freshness_ends_with_the_lifetime() {

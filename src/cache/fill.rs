@@ -271,15 +271,13 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::super::entry::tests::head;
     use super::super::key::{KeyBuffer, primary};
+    use super::super::testing::{config, head};
     use super::super::{FlightReader, Join, Lookup};
     use super::*;
-    use crate::config::model;
 
     fn cache(object_bytes_max: u64) -> Arc<Cache> {
-        let name = "headwater".into();
-        Cache::new(&model::Cache { memory_bytes_max: 8 << 20, object_bytes_max, name }, 1)
+        Cache::new(&config(8 << 20, object_bytes_max), 1)
     }
 
     fn key(cache: &Cache) -> Key {

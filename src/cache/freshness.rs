@@ -2,22 +2,35 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AGE, DATE, EXPIRES};
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::control::ResponseControl;
+use super::date;
+use super::policy::Policy;
+use crate::config::model::RouteCache;
 
 /// RFC 9111 §1.2.2: ages saturate here.
 const SECONDS_MAX: u64 = 1 << 31;
+/// The share of the time since the last change that is taken as the lifetime where nothing gives
+/// one (RFC 9111 §4.2.2), and the most that it may be.
+const HEURISTIC_DIVISOR: u32 = 10;
+const HEURISTIC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where a freshness lifetime comes from, strongest first.
+/// Where a freshness lifetime comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LifetimeSource {
     SharedMaxAge,
     MaxAge,
     Expires,
+    /// `no-cache` without a lifetime: it is asked for each time.
+    NoCache,
     /// The route's `ttl`.
-    Configured,
+    Ttl,
+    /// The route's `ttl_force`.
+    TtlForce,
+    /// The route's `status_ttl`.
+    StatusTtl,
+    Heuristic,
 }
 
 impl LifetimeSource {
@@ -27,46 +40,94 @@ impl LifetimeSource {
             Self::SharedMaxAge => "s-maxage (RFC 9111 §5.2.2.10)",
             Self::MaxAge => "max-age (RFC 9111 §5.2.2.1)",
             Self::Expires => "Expires (RFC 9111 §5.3)",
-            Self::Configured => "the route's ttl",
+            Self::NoCache => "no-cache (RFC 9111 §5.2.2.4)",
+            Self::Ttl => "the route's ttl",
+            Self::TtlForce => "the route's ttl_force",
+            Self::StatusTtl => "the route's status_ttl",
+            Self::Heuristic => "a tenth of the time since Last-Modified (RFC 9111 §4.2.2)",
         }
     }
+
+    /// Whether the response itself gives it.
+    pub fn is_explicit(self) -> bool {
+        matches!(self, Self::SharedMaxAge | Self::MaxAge | Self::Expires | Self::NoCache)
+    }
 }
+
+type Lifetime = (Duration, LifetimeSource);
 
 /// The lifetime that a shared cache gives a response, if the response or the route gives one.
 pub fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
-    control: &ResponseControl,
+    policy: &Policy,
     received: SystemTime,
-    ttl: Option<Duration>,
-) -> Option<(Duration, LifetimeSource)> {
-    if let Some(seconds) = control.s_maxage {
+    route: &RouteCache,
+) -> Option<Lifetime> {
+    explicit(headers, policy, received)
+        .or_else(|| configured(status, route))
+        .or_else(|| heuristic(status, headers, policy, received).filter(|_| route.heuristic))
+}
+
+/// What the response says, the strongest first. A targeted field stands in for `Expires`, too
+/// (RFC 9213 §2.1).
+fn explicit(headers: &HeaderMap, policy: &Policy, received: SystemTime) -> Option<Lifetime> {
+    if let Some(seconds) = policy.control.s_maxage {
         return Some((Duration::from_secs(seconds), LifetimeSource::SharedMaxAge));
     }
-    if let Some(seconds) = control.max_age {
+    if let Some(seconds) = policy.control.max_age {
         return Some((Duration::from_secs(seconds), LifetimeSource::MaxAge));
     }
-    if headers.contains_key(EXPIRES) {
-        let date = single_date(headers, &DATE).unwrap_or(received);
+    if headers.contains_key(EXPIRES) && !policy.field.is_targeted() {
+        let made = date::single(headers, &DATE, received).unwrap_or(received);
         // RFC 9111 §5.3: what is no date, `0` above all, has expired.
-        let lifetime = single_date(headers, &EXPIRES)
-            .and_then(|expires| expires.duration_since(date).ok())
+        let lifetime = date::single(headers, &EXPIRES, received)
+            .and_then(|expires| expires.duration_since(made).ok())
             .unwrap_or(Duration::ZERO);
         return Some((lifetime, LifetimeSource::Expires));
     }
-    let ttl = ttl.filter(|_| takes_configured_ttl(status))?;
-    Some((ttl, LifetimeSource::Configured))
+    // Without a lifetime a validator still makes revalidation possible.
+    policy.control.no_cache.is_whole().then_some((Duration::ZERO, LifetimeSource::NoCache))
 }
 
-/// The codes that a route's `ttl` covers.
-fn takes_configured_ttl(status: StatusCode) -> bool {
+fn configured(status: StatusCode, route: &RouteCache) -> Option<Lifetime> {
+    let ttl = route.ttl.filter(|_| takes_ttl(status));
+    let ttl = ttl.map(|ttl| (ttl, LifetimeSource::Ttl));
+    ttl.or_else(|| {
+        let known = route.status_ttl.iter().find(|(code, _)| *code == status.as_u16())?;
+        Some((known.1, LifetimeSource::StatusTtl))
+    })
+}
+
+fn heuristic(
+    status: StatusCode,
+    headers: &HeaderMap,
+    policy: &Policy,
+    received: SystemTime,
+) -> Option<Lifetime> {
+    if !is_heuristically_cacheable(status) && !policy.control.public {
+        return None;
+    }
+    let made = date::single(headers, &DATE, received).unwrap_or(received);
+    let modified = date::single(headers, &LAST_MODIFIED, received)?;
+    let unchanged = made.duration_since(modified).ok()?;
+    Some(((unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX), LifetimeSource::Heuristic))
+}
+
+/// The codes that a route's `ttl` and `ttl_force` cover.
+pub(super) fn takes_ttl(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
+}
+
+/// RFC 9110 §15.1, without 206, which is not stored.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// The age of a response when it was received (RFC 9111 §4.2.3): the apparent age by its Date, or
 /// its Age and the time that the exchange took, whichever is more.
 pub fn initial_age(headers: &HeaderMap, received: SystemTime, delay: Duration) -> Duration {
-    let apparent = single_date(headers, &DATE)
+    let apparent = date::single(headers, &DATE, received)
         .and_then(|date| received.duration_since(date).ok())
         .unwrap_or(Duration::ZERO);
     let stated = Duration::from_secs(headers.get(AGE).map_or(0, age_value));
@@ -89,16 +150,6 @@ fn age_value(value: &HeaderValue) -> u64 {
         .min(SECONDS_MAX)
 }
 
-/// The date in a field that must stand once; several lines are no date.
-fn single_date(headers: &HeaderMap, name: &http::HeaderName) -> Option<SystemTime> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    if values.next().is_some() {
-        return None;
-    }
-    httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderName;
@@ -109,17 +160,23 @@ mod tests {
         fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
-    fn seconds(fields: &[(HeaderName, &'static str)], ttl: Option<u64>) -> Option<u64> {
+    fn received() -> SystemTime {
+        httpdate::parse_http_date("Sun, 06 Nov 1994 08:50:37 GMT").expect("a date")
+    }
+
+    fn of(
+        status: u16,
+        fields: &[(HeaderName, &'static str)],
+        route: &RouteCache,
+    ) -> Option<Lifetime> {
         let headers = headers(fields);
-        let received = httpdate::parse_http_date("Sun, 06 Nov 1994 08:50:37 GMT").expect("a date");
-        lifetime(
-            StatusCode::OK,
-            &headers,
-            &ResponseControl::of(&headers),
-            received,
-            ttl.map(Duration::from_secs),
-        )
-        .map(|(lifetime, _)| lifetime.as_secs())
+        let status = StatusCode::from_u16(status).expect("a status");
+        lifetime(status, &headers, &Policy::of(&headers, None), received(), route)
+    }
+
+    fn seconds(fields: &[(HeaderName, &'static str)], ttl: Option<u64>) -> Option<u64> {
+        let route = RouteCache { ttl: ttl.map(Duration::from_secs), ..RouteCache::default() };
+        of(200, fields, &route).map(|(lifetime, _)| lifetime.as_secs())
     }
 
     const CC: HeaderName = http::header::CACHE_CONTROL;
@@ -154,18 +211,32 @@ mod tests {
 
     #[test]
     fn an_expires_that_stands_twice_has_expired() {
-        let mut twice = headers(&[(EXPIRES, "Sun, 06 Nov 1994 08:51:37 GMT")]);
-        twice.append(EXPIRES, HeaderValue::from_static("Sun, 06 Nov 1994 09:51:37 GMT"));
-        let received = SystemTime::UNIX_EPOCH;
-        let result = lifetime(StatusCode::OK, &twice, &ResponseControl::default(), received, None);
+        let expires = (EXPIRES, "Sun, 06 Nov 1994 08:51:37 GMT");
+        let mut twice = headers(std::slice::from_ref(&expires));
+        twice.append(EXPIRES, HeaderValue::from_static(expires.1));
+        let result = lifetime(
+            StatusCode::OK,
+            &twice,
+            &Policy::default(),
+            received(),
+            &RouteCache::default(),
+        );
         assert_eq!(result, Some((Duration::ZERO, LifetimeSource::Expires)));
     }
 
     #[test]
+    fn a_targeted_field_stands_in_for_expires() {
+        let expires = (EXPIRES, "Sun, 06 Nov 1994 08:51:37 GMT");
+        let targeted = |value| (HeaderName::from_static("cdn-cache-control"), value);
+        assert_eq!(seconds(&[expires.clone(), targeted("max-age=5")], None), Some(5));
+        assert_eq!(seconds(&[expires.clone(), targeted("must-revalidate")], None), None);
+        assert_eq!(seconds(&[expires, targeted("&")], None), Some(60));
+    }
+
+    #[test]
     fn the_age_on_arrival_is_the_larger_of_date_and_age() {
-        let received = httpdate::parse_http_date("Sun, 06 Nov 1994 08:50:37 GMT").expect("a date");
         let age = |fields: &[(HeaderName, &'static str)], delay| {
-            initial_age(&headers(fields), received, Duration::from_secs(delay)).as_secs()
+            initial_age(&headers(fields), received(), Duration::from_secs(delay)).as_secs()
         };
         let date = (DATE, "Sun, 06 Nov 1994 08:50:07 GMT");
         assert_eq!(age(std::slice::from_ref(&date), 0), 30);
@@ -179,18 +250,36 @@ mod tests {
 
     #[test]
     fn a_configured_lifetime_covers_only_its_codes() {
-        let none = HeaderMap::new();
-        let of = |status| {
-            lifetime(
-                status,
-                &none,
-                &ResponseControl::default(),
-                SystemTime::UNIX_EPOCH,
-                Some(Duration::from_secs(9)),
-            )
+        let route = RouteCache {
+            ttl: Some(Duration::from_secs(9)),
+            status_ttl: vec![(302, Duration::from_secs(3)), (404, Duration::from_secs(4))],
+            ..RouteCache::default()
         };
-        assert!(of(StatusCode::PERMANENT_REDIRECT).is_some());
-        assert!(of(StatusCode::NOT_FOUND).is_none());
-        assert!(of(StatusCode::FOUND).is_none());
+        for (status, expected) in [(200, Some(9)), (308, Some(9)), (404, Some(4)), (302, Some(3))] {
+            assert_eq!(of(status, &[], &route).map(|it| it.0.as_secs()), expected, "{status}");
+        }
+        assert_eq!(of(410, &[], &route), None);
+        assert_eq!(of(404, &[(CC, "max-age=1")], &route).map(|it| it.0.as_secs()), Some(1));
+    }
+
+    #[test]
+    fn a_guess_is_a_tenth_of_the_time_without_a_change_for_the_codes_of_rfc_9110_15_1() {
+        let route = RouteCache { heuristic: true, ..RouteCache::default() };
+        let date = (DATE, "Sun, 06 Nov 1994 08:50:37 GMT");
+        let modified = (LAST_MODIFIED, "Sun, 06 Nov 1994 08:48:57 GMT");
+        let fields = [date.clone(), modified.clone()];
+        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+            let expected = (Duration::from_secs(10), LifetimeSource::Heuristic);
+            assert_eq!(of(status, &fields, &route), Some(expected), "{status}");
+        }
+        for status in [201, 202, 302, 307, 403, 500, 502, 503, 599] {
+            assert_eq!(of(status, &fields, &route), None, "{status}");
+            let public = [date.clone(), modified.clone(), (CC, "public")];
+            assert!(of(status, &public, &route).is_some(), "{status}");
+        }
+        assert_eq!(of(200, &fields, &RouteCache::default()), None);
+        assert_eq!(of(200, std::slice::from_ref(&date), &route), None);
+        let long_ago = [date, (LAST_MODIFIED, "Tue, 06 Nov 1984 08:48:57 GMT")];
+        assert_eq!(of(200, &long_ago, &route).map(|it| it.0), Some(HEURISTIC_MAX));
     }
 }

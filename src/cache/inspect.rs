@@ -73,11 +73,10 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::tests::head;
     use super::super::key::primary;
+    use super::super::testing::{config, head};
     use super::super::{Join, Lead};
     use super::*;
-    use crate::config::model;
     use bytes::Bytes;
 
     async fn store(cache: &Arc<Cache>, path: &str, bytes: usize) {
@@ -94,12 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_largest_come_first_and_only_as_many_as_are_asked_for() {
-        let bounds = model::Cache {
-            memory_bytes_max: 16 << 20,
-            object_bytes_max: 4 << 20,
-            name: "headwater".into(),
-        };
-        let cache = Cache::new(&bounds, 1);
+        let cache = Cache::new(&config(16 << 20, 4 << 20), 1);
         for (path, bytes) in [("/b", 2000), ("/c", 300_000), ("/a", 10), ("/d", 2 << 20)] {
             store(&cache, path, bytes).await;
         }

@@ -1,6 +1,6 @@
 //! The edge cache: what is stored, what may be, and fetches that many requests share.
 //!
-//! Pure rules first ([`control`], [`freshness`], [`storable`], [`reuse`], [`conditional`], and `vary`), then
+//! Pure rules first ([`date`], [`control`], [`policy`], [`freshness`], [`storable`], [`reuse`], [`conditional`], and `vary`), then
 //! what holds state: the `store`, [`Flight`]s with their [`Fill`]s, and the log of purges. The
 //! cache opens no socket: it is told what an origin answered. It runs on every worker at once; a
 //! hit takes one short read lock on a shard of the store, a miss one lock on a shard of the
@@ -8,6 +8,7 @@
 
 pub mod conditional;
 pub mod control;
+pub mod date;
 mod entry;
 mod fill;
 mod flight;
@@ -15,12 +16,15 @@ pub mod freshness;
 mod inspect;
 pub mod key;
 mod metrics;
+pub mod policy;
 mod purge;
 mod rendition;
 pub mod reuse;
 pub mod status;
 pub mod storable;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod variants;
 mod vary;
 
@@ -364,18 +368,13 @@ mod tests {
     use bytes::Bytes;
     use http::HeaderValue;
 
-    use super::entry::tests::head;
     use super::key::primary;
     use super::storable::Refusal;
+    use super::testing::head;
     use super::*;
 
     fn cache(memory_bytes_max: u64) -> Arc<Cache> {
-        let config = model::Cache {
-            memory_bytes_max,
-            object_bytes_max: memory_bytes_max / 4,
-            name: "headwater".into(),
-        };
-        Cache::new(&config, 1)
+        Cache::new(&testing::config(memory_bytes_max, memory_bytes_max / 4), 1)
     }
 
     fn url(cache: &Cache, path: &str) -> Key {

@@ -245,19 +245,13 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::super::entry::Head;
-    use super::super::entry::tests::head;
+    use super::super::testing::{config, head};
     use super::*;
     use crate::compress::encode::tests::decode;
-    use crate::config::model;
     use crate::memory::Memory;
 
     fn cache() -> Arc<Cache> {
-        let config = model::Cache {
-            memory_bytes_max: 8 << 20,
-            object_bytes_max: 2 << 20,
-            name: "headwater".into(),
-        };
-        Cache::new(&config, 1)
+        Cache::new(&config(8 << 20, 2 << 20), 1)
     }
 
     fn text(bytes: usize) -> Vec<u8> {

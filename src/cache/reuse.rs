@@ -91,7 +91,7 @@ pub fn reuse(head: &Head, demands: &RequestControl, now: Instant) -> Reuse {
     if head.is_fresh(now) {
         return Reuse::Fresh;
     }
-    if !may_be_stale(head) {
+    if !head.terms.may_be_stale() {
         return Reuse::Ask;
     }
     let past = past_end(head, now);
@@ -115,7 +115,7 @@ pub fn in_place_of(
 ) -> Option<StaleReason> {
     // One error is no better than another.
     let is_of_use = !head.status.is_server_error() && fault.is_error();
-    if !is_of_use || !may_be_stale(head) || demands.no_cache {
+    if !is_of_use || !head.terms.may_be_stale() || demands.no_cache {
         return None;
     }
     let past = past_end(head, now);
@@ -131,12 +131,6 @@ pub fn in_place_of(
             && is_young_enough(head, demands, now))
         .then_some(StaleReason::Disconnected),
     }
-}
-
-/// Whether nothing forbids a stale answer: `must-revalidate`, `proxy-revalidate`, `s-maxage` and
-/// `no-cache` do (RFC 9111 §4.2.4).
-fn may_be_stale(head: &Head) -> bool {
-    !head.terms.must_revalidate && !head.terms.revalidate_always
 }
 
 /// `max-age` and `min-fresh` of the request (RFC 9111 §5.2.1.1, §5.2.1.3).
@@ -159,7 +153,7 @@ fn is_within(past: Duration, limit: Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::tests::head as fresh_for;
+    use super::super::testing::head as fresh_for;
     use super::*;
 
     const NOTHING: RequestControl = RequestControl {

@@ -341,8 +341,8 @@ fn ballast_key(
 mod tests {
     use bytes::Bytes;
 
-    use super::super::entry::tests::head;
     use super::super::key::{KeyBuffer, KeyHasher};
+    use super::super::testing::head;
     use super::*;
     use crate::body::StoredBody;
 

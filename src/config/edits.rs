@@ -91,7 +91,7 @@ fn fields<T>(
     fields
 }
 
-fn name(text: &str, side: Side) -> Result<HeaderName, Invalid> {
+pub(super) fn name(text: &str, side: Side) -> Result<HeaderName, Invalid> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
         Invalid::new(format!("{text:?} is not the name of a header"))
             .help("write letters, digits and `-`")

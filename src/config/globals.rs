@@ -25,6 +25,8 @@ const WORKERS: RangeInclusive<i64> = 1..=1024;
 const DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const MEMORY_BYTES: RangeInclusive<u64> = 64 << 10..=16 << 40;
 const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+const VARIANTS: RangeInclusive<i64> = 1..=1024;
+const VARIANTS_DEFAULT: usize = 16;
 const OBJECT_BYTES_DEFAULT: u64 = 32 << 20;
 /// A larger object would push too much else out.
 const OBJECTS_PER_MEMORY_MIN: u64 = 4;
@@ -207,9 +209,11 @@ pub(super) fn cache(table: Table<'_>) -> Cache {
     }
     let object_bytes_max = object.map_or(OBJECT_BYTES_DEFAULT, |object| object.value).min(largest);
     let name = table.read("name", |value| value.parse("a name", "\"headwater\"", token_name));
+    let variants_max = table.integer("variants_max", VARIANTS_DEFAULT, &VARIANTS);
+    let status_key = table.boolean("status_key", false);
     table.finish();
     let name = name.unwrap_or_else(|| "headwater".into());
-    Cache { memory_bytes_max, object_bytes_max, name }
+    Cache { memory_bytes_max, object_bytes_max, variants_max, status_key, name }
 }
 
 /// A size, or a share of what this process may use.

@@ -33,6 +33,7 @@ mod path;
 mod pool;
 mod reader;
 mod route;
+mod route_cache;
 mod sections;
 mod suggest;
 mod syntax;
@@ -305,6 +306,8 @@ pool = "app"
             Cache {
                 memory_bytes_max: 256 << 20,
                 object_bytes_max: 32 << 20,
+                variants_max: 16,
+                status_key: false,
                 name: "headwater".into(),
             }
         );
@@ -410,7 +413,7 @@ pool = "app"
                 body_bytes_max: 100 << 20,
                 compress: true,
                 websocket: true,
-                cache: Some(RouteCache::default()),
+                cache: Some(Arc::new(RouteCache::default())),
                 span: route.span,
             }
         );

@@ -4,7 +4,7 @@
 //! once and is decided where they are compiled.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -14,21 +14,19 @@ use super::diagnostics::{Diagnostic, Invalid};
 use super::edits::{self, Side};
 use super::listener::TIMEOUT;
 use super::model::{
-    Action, ClientDirectives, Name, PathPattern, Redirect, Respond, Rewrite, Route, RouteCache,
-    SpanOf, Template,
+    Action, Name, PathPattern, Redirect, Respond, Rewrite, Route, SpanOf, Template,
 };
 use super::path;
 use super::reader::Table;
+use super::route_cache;
 use super::sections::check_name;
 use super::template;
-use super::units;
 use super::value::Value;
 
 /// The label of requests that no route took, which a route may not have as its name.
 const UNROUTED: &str = "none";
 const BODY_BYTES: RangeInclusive<u64> = 0..=1 << 50;
 const BODY_BYTES_DEFAULT: u64 = 100 << 20;
-const FRESHNESS: RangeInclusive<Duration> = Duration::ZERO..=units::DURATION_MAX;
 const PRIORITY: RangeInclusive<i64> = -1_000_000..=1_000_000;
 const STATUS: RangeInclusive<i64> = 200..=599;
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
@@ -68,7 +66,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let body_bytes_max = table.size("body_max", BODY_BYTES_DEFAULT, &BODY_BYTES);
     let compress = table.boolean("compress", true);
     let websocket = table.boolean("websocket", true);
-    let cache = cache(table);
+    let cache = route_cache::read(table);
     // An empty list of the model means all listeners; this route has none.
     let has_none = listeners.as_ref().is_some_and(Vec::is_empty);
     if has_none || (listeners.is_none() && table.value("listeners").is_some()) {
@@ -93,7 +91,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         body_bytes_max,
         compress,
         websocket,
-        cache: cache.filter(|_| forwards),
+        cache: cache.filter(|_| forwards).map(Arc::new),
         span: SpanOf(table.span),
     })
 }
@@ -213,32 +211,6 @@ fn rewrite(table: Table<'_>, paths: Option<&[PathPattern]>) -> Rewrite {
     }
     table.finish();
     Rewrite { strip_prefix, add_prefix, host }
-}
-
-/// `true` obeys the origin, `false` is off, a table says more.
-fn cache(table: &Table<'_>) -> Option<RouteCache> {
-    let Some(value) = table.value("cache") else {
-        return Some(cache_rules(table.table("cache")));
-    };
-    if value.is_table() {
-        return value.table().map(cache_rules);
-    }
-    value.boolean().unwrap_or(true).then(|| cache_rules(value.default_table()))
-}
-
-fn cache_rules(table: Table<'_>) -> RouteCache {
-    let freshness = |key| table.read(key, |value| value.duration(&FRESHNESS));
-    let directives = [("ignore", ClientDirectives::Ignore), ("obey", ClientDirectives::Obey)];
-    let rules = RouteCache {
-        ttl: freshness("ttl"),
-        stale_while_revalidate: freshness("stale_while_revalidate"),
-        stale_if_error: freshness("stale_if_error"),
-        client_directives: table
-            .read("client_directives", |value| value.one_of(&directives))
-            .unwrap_or_default(),
-    };
-    table.finish();
-    rules
 }
 
 fn warn_without_pool(table: &Table<'_>) {
@@ -370,23 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_of_a_route_is_off_on_or_a_table() {
-        assert_eq!(route("cache = false").cache, None);
-        assert_eq!(route("cache = true").cache, Some(RouteCache::default()));
-        let ttl = route("cache.ttl = \"0s\"").cache.unwrap().ttl;
-        assert_eq!(ttl, Some(Duration::ZERO));
-        let rules = route("cache = { stale_while_revalidate = \"1m\", stale_if_error = \"1d\" }");
-        let rules = rules.cache.unwrap();
-        assert_eq!(rules.stale_while_revalidate, Some(Duration::from_secs(60)));
-        assert_eq!(rules.stale_if_error, Some(Duration::from_secs(86400)));
-        assert_eq!(rules.client_directives, ClientDirectives::Ignore);
-        let obeys = route("cache.client_directives = \"obey\"").cache.unwrap();
-        assert_eq!(obeys.client_directives, ClientDirectives::Obey);
-        let shown = said("cache.client_directives = \"mind\"");
-        assert!(shown.contains("help: write `ignore` or `obey`"), "{shown}");
-        let shown = said("cache.colour = \"red\"");
-        assert!(shown.contains("the keys here are client_directives, stale_if_error"), "{shown}");
-        assert!(said("cache = \"yes\"").contains("must be true or false, not a string"));
+    fn a_cache_has_no_effect_without_a_pool() {
         let shown = diagnostics_of(&without_pool("respond = {}\ncache = true"));
         assert!(shown.contains("warning: `route.cache`: it has no effect without a pool"));
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Question;
 use crate::cache::control::RequestControl;
 use crate::cache::freshness;
-use crate::cache::storable::{self, RequestFacts, Terms};
+use crate::cache::storable::{self, RequestFacts, ResponseFacts, Terms};
 use crate::config::model::RouteCache;
 use crate::snapshot::Route;
 
@@ -53,7 +53,8 @@ pub(super) fn judge(
     now: SystemTime,
 ) -> Judged {
     let request = RequestFacts { method: &Method::GET, headers: &question.headers };
-    match storable::terms(request, status, headers, now, rules) {
+    let response = ResponseFacts { status, headers, own_control: None, received: now };
+    match storable::terms(request, response, rules) {
         Err(refusal) => Judged {
             stored: false,
             reason: refusal.as_str(),

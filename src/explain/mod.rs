@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::cache::EntrySummary;
 use crate::cache::key::{self, KeyBuffer};
+use crate::config::model::RouteCache;
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
 use crate::route::{Query, host, path, rewrite, template};
@@ -226,14 +227,14 @@ fn cache(
     let key = key::primary(target.host, target.path, target.url.query(), &mut buffer, hasher);
     let key = key.to_owned().parts();
     let now = SystemTime::now();
-    let judged = |rules: &_| {
+    let judged = |rules: &RouteCache| {
         let (status, headers) = question.answer.as_ref()?;
         Some(answer::judge(question, *status, headers, rules, now))
     };
     CacheTaken {
         bypass: answer::bypass(route, question).map(str::to_owned),
         key,
-        ours: route.spec.cache.as_ref().and_then(judged),
+        ours: route.spec.cache.as_deref().and_then(judged),
         front: judged(&Default::default()),
     }
 }

@@ -1,12 +1,12 @@
 //! Answers in which the cache has a part: from the store, from a fetch that others read as well,
 //! or from one that could not be shared. What `Cache-Status` and the counts say of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::SET_COOKIE;
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::coding::{self, Form};
 use super::deliver::{self, Asked, Told};
@@ -19,7 +19,7 @@ use crate::body::Body;
 use crate::cache::reuse::{Fault, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind, Forward};
 use crate::cache::storable::Refusal;
-use crate::cache::{Entry, not_modified_headers};
+use crate::cache::{Entry, Head, not_modified_headers};
 use crate::compress::Coding;
 
 /// Answers from the store, be it with what is stale.
@@ -62,7 +62,7 @@ pub(super) async fn fetched(
             let form = coding::chosen(&exchange, asked, &entry).await;
             stored(exchange, asked, &entry, None, form)
         }
-        Fetched::Confirmed { entry, status, led, cookies } => {
+        Fetched::Confirmed { entry, status, led, private } => {
             exchange.cache =
                 Some(if led { CacheStatus::Revalidated } else { CacheStatus::Collapsed });
             let kind = match led {
@@ -72,7 +72,8 @@ pub(super) async fn fetched(
             let ttl = entry.head.ttl(Instant::now());
             let told = Told { kind, ttl: Some(ttl), detail: None };
             let form = coding::chosen(&exchange, asked, &entry).await;
-            confirmed(exchange, asked, &entry, form, cookies, &told)
+            let head = with_private(&entry.head, private);
+            deliver::cached(exchange, asked, &head, form, || Body::stored(&entry.body), &told)
         }
         Fetched::StoodIn { entry, reason, fault } => {
             exchange.cache = Some(CacheStatus::Stale);
@@ -87,7 +88,7 @@ pub(super) async fn fetched(
             let form = coding::chosen(&exchange, asked, &entry).await;
             deliver::cached(exchange, asked, &entry.head, form, || Body::stored(&entry.body), &told)
         }
-        Fetched::Shared { shared, reader, led } => {
+        Fetched::Shared { shared, reader, led, private } => {
             exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
             let kind = match led {
                 true => why.answered(None, true),
@@ -95,7 +96,8 @@ pub(super) async fn fetched(
             };
             let told = Told { kind, ttl: None, detail: None };
             let form = coding::passing(&exchange, asked, &shared.head);
-            deliver::cached(exchange, asked, &shared.head, form, || Body::stream(reader), &told)
+            let head = with_private(&shared.head, private);
+            deliver::cached(exchange, asked, &head, form, || Body::stream(reader), &told)
         }
         Fetched::Own { response, refusal } => {
             let (status, detail) = match (response.status(), refusal) {
@@ -112,25 +114,16 @@ pub(super) async fn fetched(
     }
 }
 
-/// Sends a response that the origin confirmed, with the cookies that came with the confirmation:
-/// they are for this client, and not stored.
-fn confirmed(
-    exchange: Exchange,
-    asked: &Asked<'_>,
-    entry: &Arc<Entry>,
-    form: Form,
-    cookies: Vec<HeaderValue>,
-    told: &Told<'_>,
-) -> Response<ReplyBody> {
-    let body = || Body::stored(&entry.body);
-    if cookies.is_empty() {
-        return deliver::cached(exchange, asked, &entry.head, form, body, told);
+/// A head with the fields that are for one client only, and not stored.
+fn with_private(head: &Head, private: HeaderMap) -> Cow<'_, Head> {
+    if private.is_empty() {
+        return Cow::Borrowed(head);
     }
-    let mut head = entry.head.clone();
-    for cookie in cookies {
-        head.headers.append(SET_COOKIE, cookie);
+    let mut head = head.clone();
+    for (name, value) in &private {
+        head.headers.append(name, value.clone());
     }
-    deliver::cached(exchange, asked, &head, form, body, told)
+    Cow::Owned(head)
 }
 
 /// A 304 in place of an answer that the client holds already: the fetch was made without the

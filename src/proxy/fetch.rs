@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::fetch_task::{Fetch, Handed, confirmed};
@@ -39,7 +39,7 @@ const REFRESH_TASKS_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub backend: Arc<Backend>,
-    pub cache: RouteCache,
+    pub cache: Arc<RouteCache>,
     /// The route's answers may be sent in a coding.
     pub compress: bool,
     pub key: Key,
@@ -69,12 +69,18 @@ pub(super) enum Fetched {
         status: StatusCode,
         led: bool,
         /// That came with the confirmation, for this client only.
-        cookies: Vec<HeaderValue>,
+        private: HeaderMap,
     },
     /// The origin failed; what is stored stands in.
     StoodIn { entry: Arc<Entry>, reason: StaleReason, fault: Fault },
     /// Read from a fetch that is stored at the same time.
-    Shared { shared: Arc<Shared>, reader: FlightReader, led: bool },
+    Shared {
+        shared: Arc<Shared>,
+        reader: FlightReader,
+        led: bool,
+        /// Fields for this client only.
+        private: HeaderMap,
+    },
     /// An answer for this request only.
     Own { response: Response<Body>, refusal: Refusal },
 }
@@ -245,8 +251,8 @@ pub(super) async fn head(
             return Ok(Fetched::Own { response, refusal: Refusal::Method });
         };
         let entry = lead.confirm(stale, head, &outgoing.headers);
-        let cookies = Vec::new();
-        return Ok(Fetched::Confirmed { entry, status: StatusCode::OK, led: true, cookies });
+        let private = HeaderMap::new();
+        return Ok(Fetched::Confirmed { entry, status: StatusCode::OK, led: true, private });
     }
     Ok(Fetched::Own { response, refusal: Refusal::Method })
 }
@@ -323,13 +329,16 @@ async fn followed(
         }
         Outcome::Streaming(shared) if plan.may_share(&shared.head) => {
             match flight.read(shared.length) {
-                Some(reader) => Followed::Answered(Fetched::Shared { shared, reader, led: false }),
+                Some(reader) => {
+                    let private = HeaderMap::new();
+                    Followed::Answered(Fetched::Shared { shared, reader, led: false, private })
+                }
                 None => Followed::Alone(Refusal::TooLarge),
             }
         }
         Outcome::Confirmed { entry, .. } if plan.may_share(&entry.head) => {
-            let (status, cookies) = (StatusCode::NOT_MODIFIED, Vec::new());
-            Followed::Answered(Fetched::Confirmed { entry, status, led: false, cookies })
+            let (status, private) = (StatusCode::NOT_MODIFIED, HeaderMap::new());
+            Followed::Answered(Fetched::Confirmed { entry, status, led: false, private })
         }
         Outcome::Streaming(_) | Outcome::Confirmed { .. } if plan.authorized => {
             Followed::Alone(Refusal::Authorization)
@@ -360,7 +369,7 @@ async fn begin(
     local.tasks.spawn("cache fetch", task.run(outgoing, lead));
     // The task always hands something over, unless it panics.
     let Ok(handed) = handed.await else { return plan.stand_in_or(Kind::Internal.into()) };
-    let Handed { trace: followed, own, cookies } = handed;
+    let Handed { trace: followed, own, private } = handed;
     *trace = followed;
     match own {
         Ok(None) => {}
@@ -375,11 +384,11 @@ async fn begin(
         Outcome::Streaming(shared) => {
             let reader =
                 flight.read(shared.length).ok_or_else(|| Error::new(Kind::ReaderStalled))?;
-            Ok(Fetched::Shared { shared, reader, led: true })
+            Ok(Fetched::Shared { shared, reader, led: true, private })
         }
         Outcome::Confirmed { entry, .. } => {
             let status = StatusCode::NOT_MODIFIED;
-            Ok(Fetched::Confirmed { entry, status, led: true, cookies })
+            Ok(Fetched::Confirmed { entry, status, led: true, private })
         }
         // The task hands these over.
         Outcome::Found | Outcome::Alone(_) | Outcome::Failed(_) => Err(Kind::Internal.into()),

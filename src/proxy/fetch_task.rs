@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, DATE, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::deliver;
@@ -17,8 +17,9 @@ use super::forward::{self, Outgoing, Trace};
 use super::local::Local;
 use crate::body::Body;
 use crate::cache::control::RequestControl;
+use crate::cache::policy::{self, HEADWATER_CACHE_CONTROL};
 use crate::cache::reuse::{self, Fault};
-use crate::cache::storable::{self, Refusal, RequestFacts};
+use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
 use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
 use crate::compress::eligible;
 use crate::error::{Error, Kind};
@@ -38,8 +39,8 @@ pub(super) struct Handed {
     pub trace: Trace,
     /// An answer for the leader alone.
     pub own: Result<Option<Own>, Error>,
-    /// Of a confirmation.
-    pub cookies: Vec<HeaderValue>,
+    /// Fields for the leader alone: they are not stored.
+    pub private: HeaderMap,
 }
 
 type Own = (Response<Body>, Refusal);
@@ -85,7 +86,7 @@ impl Fetch {
 
     fn hand(self, trace: Trace, own: Result<Option<Own>, Error>) {
         // A leader that left takes the answer, and its connection, with it.
-        let _ = self.hand.send(Handed { trace, own, cookies: Vec::new() });
+        let _ = self.hand.send(Handed { trace, own, private: HeaderMap::new() });
     }
 
     fn fail(self, lead: Lead, error: Error, trace: Trace) {
@@ -105,9 +106,12 @@ impl Fetch {
     ) {
         match confirmed(&self.plan, stale, response.headers(), request, sent) {
             Ok(head) => {
+                let mut names = storable::omitted(response.headers(), None, &self.plan.cache);
+                // A confirmation's cookies are for the client whose request caused it.
+                names.push(SET_COOKIE);
                 lead.confirm(stale, head, request);
-                let cookies = response.headers().get_all(SET_COOKIE).iter().cloned().collect();
-                let _ = self.hand.send(Handed { trace, own: Ok(None), cookies });
+                let private = taken(&mut response.headers().clone(), &names);
+                let _ = self.hand.send(Handed { trace, own: Ok(None), private });
             }
             Err(refusal) => {
                 // What was confirmed may no longer be stored; it still answers this request.
@@ -136,21 +140,26 @@ impl Fetch {
             return self.hand(trace, Ok(Some((response, Refusal::Status))));
         }
         let received = SystemTime::now();
-        let facts = RequestFacts { method: &outgoing.method, headers: &outgoing.headers };
-        let terms = storable::terms(facts, status, response.headers(), received, &self.plan.cache);
-        let terms = match terms {
+        let request = RequestFacts { method: &outgoing.method, headers: &outgoing.headers };
+        let facts =
+            ResponseFacts { status, headers: response.headers(), own_control: None, received };
+        let terms = match storable::terms(request, facts, &self.plan.cache) {
             Ok(terms) => terms,
             Err(refusal) => return self.hand_over(lead, response, refusal, trace),
         };
         let length = http_body::Body::size_hint(response.body()).exact();
         let initial_age = freshness::initial_age(response.headers(), received, sent.elapsed());
-        let headers = stored_headers(&response, length, received);
+        let own_control = policy::combined(response.headers(), &HEADWATER_CACHE_CONTROL);
+        let mut headers = stored_headers(&response, length, received);
+        let omitted = storable::omitted(response.headers(), None, &self.plan.cache);
+        let private = taken(&mut headers, &omitted);
         let may_code = self.plan.compress && eligible::may_code(status, &headers, length);
-        let head = Head { status, headers, terms, initial_age, received: Instant::now(), may_code };
+        let received = Instant::now();
+        let head = Head { status, headers, own_control, terms, initial_age, received, may_code };
         match lead.fill(head, length, &outgoing.headers) {
             Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
             Ok(fill) => {
-                self.hand(trace, Ok(None));
+                let _ = self.hand.send(Handed { trace, own: Ok(None), private });
                 pump(fill, response.into_body()).await;
             }
         }
@@ -184,12 +193,32 @@ pub(super) fn confirmed(
     }
     date(&mut headers, received);
     deliver::with_room(&mut headers);
+    let own_control = policy::combined(update, &HEADWATER_CACHE_CONTROL);
+    let own_control = own_control.or_else(|| stale.head.own_control.clone());
+    headers.remove(HEADWATER_CACHE_CONTROL);
     let initial_age = freshness::initial_age(update, received, sent.elapsed());
     let status = stale.head.status;
-    let facts = RequestFacts { method: &Method::GET, headers: request };
-    let terms = storable::terms(facts, status, &headers, received, &plan.cache)?;
+    let request = RequestFacts { method: &Method::GET, headers: request };
+    let facts =
+        ResponseFacts { status, headers: &headers, own_control: own_control.as_ref(), received };
+    let terms = storable::terms(request, facts, &plan.cache)?;
+    let omitted = storable::omitted(&headers, own_control.as_ref(), &plan.cache);
+    taken(&mut headers, &omitted);
     let may_code = plan.compress && eligible::may_code(status, &headers, Some(stale.body.bytes()));
-    Ok(Head { status, headers, terms, initial_age, received: Instant::now(), may_code })
+    let received = Instant::now();
+    Ok(Head { status, headers, own_control, terms, initial_age, received, may_code })
+}
+
+/// Takes these fields off; what they were.
+fn taken(headers: &mut HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let mut taken = HeaderMap::new();
+    for name in names {
+        for value in headers.get_all(name) {
+            taken.append(name, value.clone());
+        }
+        headers.remove(name);
+    }
+    taken
 }
 
 fn stored_response(entry: &Entry) -> Response<Body> {
@@ -207,6 +236,7 @@ fn stored_headers(
     received: SystemTime,
 ) -> HeaderMap {
     let mut headers = response.headers().clone();
+    headers.remove(HEADWATER_CACHE_CONTROL);
     date(&mut headers, received);
     deliver::with_room(&mut headers);
     if response.status() == StatusCode::OK {

@@ -41,6 +41,7 @@ use hyper::body::Incoming;
 use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::key::{self, Key};
+use crate::cache::policy::HEADWATER_CACHE_CONTROL;
 use crate::cache::reuse::{self, Reuse, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind};
 use crate::cache::{Entry, Lookup};
@@ -381,9 +382,11 @@ fn told(exchange: &mut Exchange, caching: &Caching) -> Option<Told<'static>> {
 fn from_backend(
     exchange: Exchange,
     asked: &Asked<'_>,
-    response: Response<Body>,
+    mut response: Response<Body>,
     told: Option<Told<'_>>,
 ) -> Response<ReplyBody> {
+    // It is for us.
+    response.headers_mut().remove(HEADWATER_CACHE_CONTROL);
     let bare = response.status().is_client_error()
         && matches!(response.body(), Body::Empty)
         && exchange.endpoint.is_none();

@@ -18,7 +18,7 @@ use http_body::{Frame, SizeHint};
 
 use super::deliver::Asked;
 use crate::body::Body;
-use crate::cache::Head;
+use crate::cache::{Head, date};
 use crate::error::{Error, Kind};
 use crate::range::{IfRange, Multipart, Piece, Ranges, Selection, Span};
 
@@ -86,7 +86,7 @@ fn wanted(
 
 /// Whether the client's part is one of this representation.
 fn is_current(condition: &IfRange, head: &Head, fields: &HeaderMap) -> bool {
-    let date = |name| httpdate::parse_http_date(fields.get(name)?.to_str().ok()?).ok();
+    let date = |name| date::parse(fields.get(name)?, SystemTime::now());
     // RFC 9110 §6.6.1: what came without a date was made when it came.
     let made = date(DATE).or_else(|| SystemTime::now().checked_sub(head.received.elapsed()));
     made.is_some_and(|made| condition.holds(fields.get(ETAG), date(LAST_MODIFIED), made))

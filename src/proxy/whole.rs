@@ -15,7 +15,7 @@ use super::fetch::{self, Plan};
 use super::forward::Outgoing;
 use super::local::Local;
 use crate::body::Body;
-use crate::cache::storable::{self, RequestFacts};
+use crate::cache::storable::{self, RequestFacts, ResponseFacts};
 use crate::range;
 
 /// Objects that one worker fetches at a time for nobody in particular.
@@ -47,18 +47,18 @@ impl Whole {
     pub(super) fn fetch(self, local: &Rc<Local>, part: &Response<Body>) {
         let bytes_max = local.snapshot().cache.object_bytes_max();
         let length = part.headers().get(CONTENT_RANGE).and_then(range::complete_bytes);
-        let facts = RequestFacts { method: &self.outgoing.method, headers: &self.outgoing.headers };
+        let request =
+            RequestFacts { method: &self.outgoing.method, headers: &self.outgoing.headers };
         // Its fields are those that the whole would have (RFC 9110 §15.3.7).
+        let whole = ResponseFacts {
+            status: StatusCode::OK,
+            headers: part.headers(),
+            own_control: None,
+            received: SystemTime::now(),
+        };
         let is_storable = part.status() == StatusCode::PARTIAL_CONTENT
             && length.is_some_and(|length| length <= bytes_max)
-            && storable::terms(
-                facts,
-                StatusCode::OK,
-                part.headers(),
-                SystemTime::now(),
-                &self.plan.cache,
-            )
-            .is_ok();
+            && storable::terms(request, whole, &self.plan.cache).is_ok();
         if is_storable && let Some(place) = Place::take(local) {
             fetch::behind(local, self.plan, self.outgoing, place);
         }

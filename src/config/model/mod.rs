@@ -5,6 +5,7 @@
 //! a reload compares them to decide what may live on. Spans are kept only where a later stage
 //! (certificates, binding) can still find a problem, and never take part in a comparison.
 
+mod cache;
 mod pool;
 mod route;
 
@@ -19,6 +20,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use regex::Regex;
 
+pub use cache::*;
 pub use pool::*;
 pub use route::*;
 
@@ -169,6 +171,10 @@ pub struct Cache {
     pub memory_bytes_max: u64,
     /// Bodies larger than this stream through unstored, in bytes; at most a quarter of the memory.
     pub object_bytes_max: u64,
+    /// Stored variants of one URL.
+    pub variants_max: usize,
+    /// `Cache-Status` shows the key.
+    pub status_key: bool,
     /// Our name in `Cache-Status` and `Via`: a structured-field token.
     pub name: Arc<str>,
 }

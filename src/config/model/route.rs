@@ -23,7 +23,7 @@ pub struct Route {
     pub compress: bool,
     pub websocket: bool,
     /// `None`: the cache is neither asked nor filled.
-    pub cache: Option<RouteCache>,
+    pub cache: Option<Arc<RouteCache>>,
     /// Where the route begins, for errors about ties.
     pub span: SpanOf,
 }
@@ -150,24 +150,4 @@ impl Template {
             _ => None,
         }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RouteCache {
-    /// Freshness of 200, 203, 204, 300, 301 and 308 where the response gives none.
-    pub ttl: Option<Duration>,
-    /// How long past its end a response answers while it is fetched anew, where the response does
-    /// not say.
-    pub stale_while_revalidate: Option<Duration>,
-    /// How long past its end a response stands in for an error, where the response does not say.
-    pub stale_if_error: Option<Duration>,
-    pub client_directives: ClientDirectives,
-}
-
-/// What a client's `Cache-Control` about freshness counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClientDirectives {
-    #[default]
-    Ignore,
-    Obey,
 }

@@ -4,6 +4,8 @@
 //! are left out: tokens, keys, certificates (their paths stand for them) and the values of header
 //! fields that usually carry credentials, which often come from the environment.
 
+mod cache;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -52,6 +54,8 @@ pub fn describe_config(config: &Config) -> Value {
         "cache": {
             "memory": show_size(config.cache.memory_bytes_max),
             "object_max": show_size(config.cache.object_bytes_max),
+            "variants_max": config.cache.variants_max,
+            "status_key": config.cache.status_key,
             "name": &*config.cache.name,
         },
         "listener": listeners.collect::<Map<_, _>>(),
@@ -233,9 +237,7 @@ fn route(route: &Route) -> Value {
         "body_max": show_size(route.body_bytes_max),
         "compress": route.compress,
         "websocket": route.websocket,
-        "cache": route.cache.as_ref().map_or(json!(false), |cache| {
-            json!({ "ttl": optional_duration(cache.ttl) })
-        }),
+        "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
     });
     let (key, action) = match &route.action {
         Action::Pool(name) => ("pool", json!(&**name)),
