@@ -42,6 +42,7 @@ pub mod config;
 // What everybody uses.
 pub mod body;
 pub mod cidr;
+pub mod cookie;
 pub mod error;
 pub mod logging;
 pub mod memory;

@@ -8,8 +8,8 @@ use crate::cache::EntrySummary;
 use crate::cache::status::CacheStatus;
 use crate::snapshot::Snapshot;
 
-/// Entries shown, the largest of all.
-const LARGEST_SHOWN: usize = 20;
+/// Entries shown, the largest and the hottest of all.
+const SHOWN: usize = 20;
 
 /// Looks at every entry: not for the thread of the control plane.
 pub(super) fn describe(snapshot: &Snapshot) -> Value {
@@ -20,7 +20,11 @@ pub(super) fn describe(snapshot: &Snapshot) -> Value {
             (status, snapshot.routes.iter().map(|route| route.stats.cached(status)).sum())
         })
         .collect();
-    let largest = cache.largest(LARGEST_SHOWN, Instant::now());
+    let largest = cache.largest(SHOWN, Instant::now());
+    let hottest = cache.hottest(SHOWN).into_iter().map(|(key, hits)| {
+        let (url, further) = shown(&key);
+        json!({ "key": url, "further": further, "hits": hits })
+    });
     json!({
         "bytes": cache.bytes(),
         "bytes_max": cache.bytes_max(),
@@ -33,6 +37,7 @@ pub(super) fn describe(snapshot: &Snapshot) -> Value {
             .collect::<serde_json::Map<_, _>>(),
         "hit_ratio": hit_ratio(&requests),
         "largest": largest.iter().map(entry).collect::<Vec<_>>(),
+        "hottest": hottest.collect::<Vec<_>>(),
     })
 }
 
@@ -50,16 +55,27 @@ fn hit_ratio(requests: &[(CacheStatus, u64)]) -> Option<f64> {
     (all > 0).then(|| spared as f64 / all as f64)
 }
 
-fn entry(entry: &EntrySummary) -> Value {
-    let (url, vary) = entry.key.split_at(entry.key.len().min(3));
+/// A key as a URL, and its further parts.
+fn shown(key: &[Option<String>]) -> (String, &[Option<String>]) {
+    let (url, further) = key.split_at(key.len().min(3));
     let part = |index: usize| url.get(index).and_then(Option::as_deref);
     let mut shown = format!("{}{}", part(0).unwrap_or_default(), part(1).unwrap_or_default());
-    if let Some(query) = part(2) {
-        shown.push('?');
-        shown.push_str(query);
+    match part(2) {
+        // What stands for a query by No-Vary-Search begins like no query does.
+        Some(form) if form.starts_with('\0') => shown.push_str("?(by No-Vary-Search)"),
+        Some(query) => {
+            shown.push('?');
+            shown.push_str(query);
+        }
+        None => {}
     }
+    (shown, further)
+}
+
+fn entry(entry: &EntrySummary) -> Value {
+    let (url, vary) = shown(&entry.key);
     json!({
-        "key": shown,
+        "key": url,
         "vary": vary,
         "status": entry.status.as_u16(),
         "bytes": entry.bytes,

@@ -1,4 +1,4 @@
-//! `POST /api/cache/purge`: which URLs are meant, in the normal form of requests.
+//! `POST /api/cache/purge`: what is to be purged, in the normal form of requests.
 
 use std::collections::HashSet;
 
@@ -6,12 +6,15 @@ use http::{StatusCode, Uri};
 use serde::Deserialize;
 
 use super::reply::Refusal;
-use crate::cache::key::{KeyBuffer, KeyHasher, primary};
-use crate::cache::{Cache, PathTarget, Target};
+use crate::cache::tags::Tag;
+use crate::cache::{Broad, Mode, Target};
 use crate::route::{host, path};
+use crate::snapshot::Snapshot;
 
-/// URLs with `?*` in one request: each takes a walk over the whole cache.
-const PATHS_MAX: usize = 256;
+/// Things named in one request.
+const TARGETS_MAX: usize = 10_000;
+/// Of them, those that cover many URLs.
+const BROAD_MAX: usize = 256;
 /// The query that stands for every query.
 const ANY_QUERY: &str = "*";
 
@@ -26,14 +29,19 @@ struct Order {
     soft: bool,
 }
 
-/// Removes what the body of a request names; how many stored variants it were. It may walk over
-/// the whole cache: not for the thread of the control plane.
-pub(super) fn purge(cache: &Cache, body: &[u8]) -> Result<u64, Refusal> {
-    let targets = read(body)
-        .and_then(|order| targets(&order, cache.hasher()))
-        .map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, why))?;
-    let purged = targets.iter().map(|target| cache.purge(target)).sum();
-    tracing::info!(targets = targets.len(), purged, "cache purged");
+/// Purges what the body of a request names; how many stored variants it were. It may walk over the
+/// whole cache: not for the thread of the control plane.
+pub(super) fn purge(snapshot: &Snapshot, body: &[u8]) -> Result<u64, Refusal> {
+    let refused = |why| Refusal::new(StatusCode::BAD_REQUEST, why);
+    let order = read(body).map_err(refused)?;
+    let targets = targets(&order, snapshot).map_err(refused)?;
+    let mode = if order.soft { Mode::Expire } else { Mode::Remove };
+    let counts = snapshot.cache.purge(&targets, mode).map_err(|_| {
+        let why = "too many purges of prefixes, hosts or everything are under way; try again";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
+    })?;
+    let purged = counts.iter().sum();
+    tracing::info!(targets = targets.len(), soft = order.soft, purged, "cache purged");
     Ok(purged)
 }
 
@@ -46,52 +54,85 @@ fn read(body: &[u8]) -> Result<Order, String> {
     let order: Order =
         serde_path_to_error::deserialize(&mut json).map_err(|error| error.to_string())?;
     json.end().map_err(|error| error.to_string())?;
-    let unsupported = [
-        ("tags", !order.tags.is_empty()),
-        ("prefixes", !order.prefixes.is_empty()),
-        ("hosts", !order.hosts.is_empty()),
-        ("soft", order.soft),
-    ];
-    match unsupported.iter().find(|(_, asked)| *asked) {
-        Some((name, _)) => Err(format!("`{name}` is not supported yet")),
-        None => Ok(order),
-    }
+    Ok(order)
 }
 
-fn targets(order: &Order, hasher: &KeyHasher) -> Result<Vec<Target>, String> {
-    if order.urls.is_empty() && !order.all {
-        return Err("nothing is asked for: name `urls`, or set `all`".to_owned());
+fn targets(order: &Order, snapshot: &Snapshot) -> Result<Vec<Target>, String> {
+    let named = [&order.urls, &order.tags, &order.prefixes, &order.hosts];
+    let count: usize = named.iter().map(|names| names.len()).sum();
+    if count == 0 && !order.all {
+        let keys = "`urls`, `tags`, `prefixes` or `hosts`, or set `all`";
+        return Err(format!("nothing is asked for: name {keys}"));
     }
-    let mut seen = HashSet::new();
-    let mut targets = Vec::new();
-    let mut paths = 0;
-    for url in order.urls.iter().filter(|url| seen.insert(url.as_str())) {
-        let target = target(url, hasher).map_err(|why| format!("`urls`: {url:?} {why}"))?;
-        paths += usize::from(matches!(target, Target::Path(_)));
-        targets.push(target);
+    if count > TARGETS_MAX {
+        return Err(format!("more than {TARGETS_MAX} things are named; send several requests"));
     }
-    if paths > PATHS_MAX {
-        return Err(format!("`urls`: more than {PATHS_MAX} end in `?*`; send several requests"));
+    let mut targets = Vec::with_capacity(count);
+    let mut take = |key: &str, names: &[String], read: &dyn Fn(&str) -> Result<Target, String>| {
+        let mut seen = HashSet::new();
+        for name in names.iter().filter(|name| seen.insert(name.as_str())) {
+            targets.push(read(name).map_err(|why| format!("`{key}`: {name:?} {why}"))?);
+        }
+        Ok::<_, String>(())
+    };
+    take("urls", &order.urls, &|url| self::url(url, snapshot))?;
+    take("tags", &order.tags, &|tag| self::tag(tag, snapshot))?;
+    take("prefixes", &order.prefixes, &prefix)?;
+    take("hosts", &order.hosts, &|name| Ok(Target::Broad(Broad::Host(self::host(name)?))))?;
+    let broad = targets.iter().filter(|target| matches!(target, Target::Broad(_))).count();
+    if broad > BROAD_MAX {
+        return Err(format!(
+            "more than {BROAD_MAX} prefixes, hosts and URLs that end in `?*`; send several requests"
+        ));
     }
-    // With everything gone nothing else is left to remove, but every URL must be correct.
-    Ok(if order.all { vec![Target::All] } else { targets })
+    // With everything gone nothing else is left to purge, but every name must be correct.
+    Ok(if order.all { vec![Target::Broad(Broad::All)] } else { targets })
 }
 
 /// What an absolute URL means to the cache.
-fn target(url: &str, hasher: &KeyHasher) -> Result<Target, String> {
+fn url(url: &str, snapshot: &Snapshot) -> Result<Target, String> {
     let uri: Uri = url.parse().map_err(|error| format!("is not a URL: {error}"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err("is not an absolute http or https URL".to_owned());
     }
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let host = host::normalize(authority).map_err(|error| format!("is refused: {error}"))?.name;
-    let path = path::normalize(uri.path()).map_err(|error| format!("is refused: {error}"))?;
-    if uri.query() == Some(ANY_QUERY) {
-        let (host, path) = (host.into_owned(), path.into_owned());
-        return Ok(Target::Path(PathTarget { host, path }));
+    let host = host(uri.authority().map_or("", |authority| authority.as_str()))?;
+    let path = self::path(uri.path())?;
+    Ok(match uri.query() {
+        Some(ANY_QUERY) => Target::Broad(Broad::Path { host, path }),
+        query => Target::Url(snapshot.url_target(&host, &path, query)),
+    })
+}
+
+fn tag(tag: &str, snapshot: &Snapshot) -> Result<Target, String> {
+    let trimmed = tag.trim_ascii();
+    if trimmed.is_empty() || trimmed.contains(',') || !trimmed.is_ascii() {
+        return Err("is not a tag: visible ASCII characters without a comma".to_owned());
     }
-    let mut buffer = KeyBuffer::default();
-    Ok(Target::Url(primary(&host, &path, uri.query(), &mut buffer, hasher).to_owned()))
+    Ok(Target::Tag(Tag::new(trimmed.as_bytes(), snapshot.cache.hasher())))
+}
+
+/// A host and the beginning of a path, `example.com/shop/`.
+fn prefix(prefix: &str) -> Result<Target, String> {
+    if prefix.contains("://") {
+        return Err("has a scheme: a prefix is host/path".to_owned());
+    }
+    if prefix.contains(['?', '#']) {
+        return Err("has a query: a prefix is host/path".to_owned());
+    }
+    let at = prefix.find('/').unwrap_or(prefix.len());
+    let (host, path) = prefix.split_at(at);
+    let path = self::path(if path.is_empty() { "/" } else { path })?;
+    Ok(Target::Broad(Broad::Prefix { host: self::host(host)?, path }))
+}
+
+fn host(authority: &str) -> Result<String, String> {
+    let host = host::normalize(authority).map_err(|error| format!("is refused: {error}"))?;
+    Ok(host.name.into_owned())
+}
+
+fn path(path: &str) -> Result<String, String> {
+    let path = path::normalize(path).map_err(|error| format!("is refused: {error}"))?;
+    Ok(path.into_owned())
 }
 
 #[cfg(test)]
@@ -99,22 +140,23 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use http::HeaderMap;
+    use http::{HeaderMap, HeaderValue};
 
-    use super::super::testing::snapshot;
+    use super::super::testing;
     use super::*;
-    use crate::cache::Join;
+    use crate::cache::key::{KeyBuffer, primary};
     use crate::cache::testing::head;
+    use crate::cache::{Cache, Join};
+
+    fn snapshot() -> Arc<Snapshot> {
+        Arc::new(testing::snapshot(""))
+    }
 
     #[track_caller]
     fn assert_refused(body: &str, part: &str) {
-        let hasher = KeyHasher::default();
-        let why = read(body.as_bytes()).and_then(|order| targets(&order, &hasher)).unwrap_err();
+        let snapshot = snapshot();
+        let why = read(body.as_bytes()).and_then(|order| targets(&order, &snapshot)).unwrap_err();
         assert!(why.contains(part), "{body}: {why}");
-    }
-
-    fn url(hasher: &KeyHasher, host: &str, path: &str, query: Option<&str>) -> Target {
-        Target::Url(primary(host, path, query, &mut KeyBuffer::default(), hasher).to_owned())
     }
 
     #[test]
@@ -128,15 +170,12 @@ mod tests {
         assert_refused("{\"url\":\"http://a/\"}", "`url`");
         assert_refused("{\"urls\":\"http://a/\"}", "urls");
         assert_refused("{\"all\":1}", "all");
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_named() {
-        assert_refused("{\"tags\":[\"x\"]}", "`tags` is not supported yet");
-        assert_refused("{\"all\":true,\"prefixes\":[\"a/b\"]}", "`prefixes` is not supported yet");
-        assert_refused("{\"hosts\":[\"a\"]}", "`hosts` is not supported yet");
-        assert_refused("{\"all\":true,\"soft\":true}", "`soft` is not supported yet");
-        assert!(read(b"{\"all\":true,\"tags\":[],\"soft\":false}").is_ok());
+        assert_refused("{\"tags\":[\"a,b\"]}", "`tags`: \"a,b\" is not a tag");
+        assert_refused("{\"tags\":[\"\"]}", "is not a tag");
+        assert_refused("{\"prefixes\":[\"http://a/x\"]}", "has a scheme");
+        assert_refused("{\"prefixes\":[\"a/x?y\"]}", "has a query");
+        assert_refused("{\"prefixes\":[\"/x\"]}", "is refused");
+        assert_refused("{\"hosts\":[\"a b\"]}", "`hosts`: \"a b\" is refused");
     }
 
     #[test]
@@ -148,60 +187,78 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_brought_to_the_form_of_requests() {
-        let hasher = KeyHasher::default();
-        let expected = url(&hasher, "a.test", "/x/y", Some("b=%7e"));
+    fn names_are_brought_to_the_form_of_requests() {
+        let snapshot = snapshot();
+        let expected = Target::Url(snapshot.url_target("a.test", "/x/y", Some("b=%7e")));
         for raw in ["http://a.test/x/y?b=%7e", "https://A.Test.:8443/x/./z/../%79?b=%7e"] {
-            assert_eq!(target(raw, &hasher), Ok(expected.clone()), "{raw}");
+            assert_eq!(url(raw, &snapshot), Ok(expected.clone()), "{raw}");
         }
-        assert_eq!(target("http://a.test", &hasher), Ok(url(&hasher, "a.test", "/", None)));
-        let empty = url(&hasher, "a.test", "/", Some(""));
-        assert_eq!(target("http://a.test/?", &hasher), Ok(empty));
-    }
-
-    #[test]
-    fn a_star_as_the_query_means_every_query() {
-        let any = Target::Path(PathTarget { host: "a.test".into(), path: "/x".into() });
-        assert_eq!(target("http://a.test/x?*", &KeyHasher::default()), Ok(any));
-    }
-
-    #[test]
-    fn walks_over_the_cache_are_bounded() {
-        let hasher = KeyHasher::default();
-        let urls = |count: usize| Order {
-            urls: (0..count).map(|n| format!("http://a/{n}?*")).collect(),
-            ..Order::default()
+        let root = Target::Url(snapshot.url_target("a.test", "/", None));
+        assert_eq!(url("http://a.test", &snapshot), Ok(root));
+        let any = Broad::Path { host: "a.test".into(), path: "/x".into() };
+        assert_eq!(url("http://a.test/x?*", &snapshot), Ok(Target::Broad(any)));
+        let of = |host: &str, path: &str| {
+            Target::Broad(Broad::Prefix { host: host.into(), path: path.into() })
         };
-        assert_eq!(targets(&urls(PATHS_MAX), &hasher).map(|it| it.len()), Ok(PATHS_MAX));
-        assert!(targets(&urls(PATHS_MAX + 1), &hasher).is_err());
+        assert_eq!(prefix("A.test:80/%7ex/"), Ok(of("a.test", "/~x/")));
+        assert_eq!(prefix("a.test"), Ok(of("a.test", "/")));
+        assert_eq!(tag(" A-b ", &snapshot), tag("a-B", &snapshot));
     }
 
-    /// Stores an answer for a URL, its parts in normal form.
-    async fn store(cache: &Arc<Cache>, host: &str, path: &str, query: Option<&str>) {
+    #[test]
+    fn what_one_request_names_is_bounded() {
+        let snapshot = snapshot();
+        let named = |order: &dyn Fn(Vec<String>) -> Order, count: usize| {
+            targets(&order((0..count).map(|n| format!("http://a/{n}?*")).collect()), &snapshot)
+        };
+        let urls = |urls| Order { urls, ..Order::default() };
+        assert!(named(&urls, BROAD_MAX).is_ok());
+        assert!(named(&urls, BROAD_MAX + 1).is_err());
+        let tags = |tags| Order { tags, ..Order::default() };
+        assert!(named(&tags, TARGETS_MAX).is_ok());
+        assert!(named(&tags, TARGETS_MAX + 1).is_err());
+    }
+
+    /// Stores an answer for a URL, its parts in normal form, with a tag.
+    async fn store(cache: &Arc<Cache>, host: &str, path: &str, query: Option<&str>, tag: &str) {
         let mut buffer = KeyBuffer::default();
         let key = primary(host, path, query, &mut buffer, cache.hasher());
         let Join::Lead(lead) = cache.join(key, &HeaderMap::new()) else {
             unreachable!("nobody else fetches")
         };
-        let filled = lead.fill(head(60), Some(2), &HeaderMap::new());
+        let mut head = head(60);
+        head.headers.insert("cache-tag", HeaderValue::from_str(tag).unwrap());
+        head.tags = crate::cache::tags::tags_of(&head.headers, &[], cache.hasher()).into();
+        let filled = lead.fill(head, Some(2), &HeaderMap::new());
         let mut fill = filled.map_err(|(_, refusal)| refusal).unwrap();
         assert!(fill.push(Bytes::from_static(b"ok")).await);
         fill.finish();
     }
 
     #[tokio::test]
-    async fn what_is_stored_is_removed_by_its_url_by_its_path_or_with_everything() {
-        let cache = snapshot("").cache;
-        for (path, query) in [("/x", None), ("/x", Some("a=1")), ("/x", Some("b")), ("/y", None)] {
-            store(&cache, "a.test", path, query).await;
+    async fn what_is_stored_is_purged_by_each_kind_of_name() {
+        let snapshot = snapshot();
+        let cache = &snapshot.cache;
+        for (path, query) in [("/x", None), ("/x", Some("a=1")), ("/x", Some("b")), ("/y/z", None)]
+        {
+            store(cache, "a.test", path, query, "t1").await;
         }
-        store(&cache, "b.test", "/x", None).await;
-        let purged = |body: &str| purge(&cache, body.as_bytes()).unwrap();
+        store(cache, "b.test", "/x", None, "T2, t3").await;
+        store(cache, "b.test", "/y", None, "t2").await;
+        store(cache, "c.test", "/y", None, "t4").await;
+        let purged = |body: &str| purge(&snapshot, body.as_bytes()).unwrap();
+        assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 1);
+        assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 0);
         assert_eq!(purged(r#"{"urls":["https://A.test:443/%78?a=1","http://a.test/z"]}"#), 1);
         assert_eq!(purged(r#"{"urls":["http://a.test/x?*"]}"#), 2);
         assert_eq!(purged(r#"{"urls":["http://a.test/x?*"]}"#), 0);
-        assert_eq!(cache.objects(), 2);
-        assert_eq!(purged(r#"{"all":true,"urls":["http://a.test/y"]}"#), 2);
-        assert_eq!(cache.objects(), 0);
+        assert_eq!(purged(r#"{"prefixes":["a.test/y"]}"#), 1);
+        assert_eq!(cache.objects(), 3);
+        assert_eq!(purged(r#"{"tags":["t2","none"]}"#), 2);
+        assert_eq!(purged(r#"{"tags":["t3"]}"#), 0);
+        store(cache, "b.test", "/x", None, "t2").await;
+        assert_eq!(purged(r#"{"hosts":["B.test"]}"#), 1);
+        assert_eq!(purged(r#"{"all":true,"urls":["http://a.test/y"]}"#), 1);
+        assert_eq!((cache.objects(), cache.bytes()), (0, 0));
     }
 }

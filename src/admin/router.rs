@@ -100,8 +100,7 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         Call::Drain => return drain(service).await,
         Call::Purge => {
             let body = request::read(&head.headers, body).await?;
-            let cache = snapshot.cache.clone();
-            let purged = service.aside(move || purge::purge(&cache, &body)).await??;
+            let purged = service.aside(move || purge::purge(&snapshot, &body)).await??;
             json!({ "purged": purged })
         }
         Call::Status => status::describe(context, &snapshot),

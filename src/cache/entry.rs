@@ -1,14 +1,16 @@
 //! A stored response.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::purge::Mode;
 use super::rendition::Renditions;
 use super::storable::Terms;
+use super::tags::{Registration, TAG_BYTES, Tag, Tagged};
 use crate::body::StoredBody;
 use crate::compress::eligible::BODY_BYTES_MIN;
 use crate::memory::Charge;
@@ -37,6 +39,8 @@ pub struct Head {
     pub received: Instant,
     /// It may be sent in a content coding to whoever takes one.
     pub may_code: bool,
+    /// By which it may be purged.
+    pub tags: Box<[Tag]>,
 }
 
 /// A complete response in the store.
@@ -47,12 +51,30 @@ pub struct Entry {
     /// Only where the body may be sent in a coding. A weight must not change, so the bytes of
     /// codings are in the count of memory alone; they go with the entry.
     pub renditions: Option<Arc<Renditions>>,
-    /// False before it is published and after a purge: not to be served.
-    live: AtomicBool,
+    /// The purge epoch at which its fetch began.
+    pub(super) began: u64,
+    /// Where its tags are listed.
+    registration: Option<Registration>,
+    /// Bits of `marks`.
+    marks: AtomicU8,
+    /// When it was purged softly, in milliseconds after it was received, and one; 0 if it was not.
+    expired_at: AtomicU64,
     /// When the next refresh may begin, in milliseconds after it was received.
     refresh_at: AtomicU64,
     /// For the head and what belongs to it; the body carries its own.
     charge: Charge,
+}
+
+/// What has become of an entry.
+mod marks {
+    /// It is published.
+    pub(super) const LIVE: u8 = 1;
+    /// It is purged, and not to be served whatever else is said.
+    pub(super) const DEAD: u8 = 2;
+    /// A purge has counted it as removed.
+    pub(super) const REMOVED: u8 = 4;
+    /// A purge has counted it as expired.
+    pub(super) const EXPIRED: u8 = 8;
 }
 
 impl Head {
@@ -79,7 +101,7 @@ impl Head {
             .sum();
         let own = self.own_control.as_ref().map_or(0, HeaderValue::len);
         let renditions = if self.may_code { RENDITIONS_OVERHEAD } else { 0 };
-        (fields + own + renditions) as u64
+        (fields + own + renditions) as u64 + self.tags.len() as u64 * TAG_BYTES
     }
 
     /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2).
@@ -129,8 +151,22 @@ impl Entry {
     pub fn new(head: Head, body: Arc<StoredBody>, charge: Charge) -> Self {
         let renditions =
             (head.may_code && body.bytes() >= BODY_BYTES_MIN).then(Arc::<Renditions>::default);
-        let (live, refresh_at) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { head, body, renditions, live, refresh_at, charge }
+        Self {
+            head,
+            body,
+            renditions,
+            began: 0,
+            registration: None,
+            marks: AtomicU8::new(0),
+            expired_at: AtomicU64::new(0),
+            refresh_at: AtomicU64::new(0),
+            charge,
+        }
+    }
+
+    /// Of a fetch that began at this epoch, with its tags entered.
+    pub(super) fn registered(self, began: u64, registration: Option<Registration>) -> Self {
+        Self { began, registration, ..self }
     }
 
     /// With the body of this one, and its codings, and another head.
@@ -145,10 +181,9 @@ impl Entry {
     /// Takes the right to begin a refresh, if nobody has had it a moment ago: an origin that fails
     /// at once is not asked again by every request.
     pub fn claim_refresh(&self, now: Instant) -> bool {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let now = millis(now.saturating_duration_since(self.head.received));
+        let now = self.millis(now);
         let at = self.refresh_at.load(Ordering::Relaxed);
-        let next = now.saturating_add(millis(REFRESH_INTERVAL));
+        let next = now.saturating_add(u64::try_from(REFRESH_INTERVAL.as_millis()).unwrap_or(0));
         now >= at
             && self
                 .refresh_at
@@ -156,12 +191,69 @@ impl Entry {
                 .is_ok()
     }
 
-    pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
+    /// Milliseconds after it was received.
+    fn millis(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.head.received);
+        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn set_live(&self, live: bool) {
-        self.live.store(live, Ordering::Release);
+    /// Whether it is published and not purged.
+    pub fn is_live(&self) -> bool {
+        self.marks.load(Ordering::Acquire) & (marks::LIVE | marks::DEAD) == marks::LIVE
+    }
+
+    pub(super) fn publish(&self) {
+        self.marks.fetch_or(marks::LIVE, Ordering::Release);
+    }
+
+    /// Purges it; false if a purge of this kind or a harder one has counted it before.
+    pub(super) fn purge(&self, mode: Mode, now: Instant) -> bool {
+        let counted = match mode {
+            Mode::Remove => marks::REMOVED,
+            Mode::Expire => marks::EXPIRED,
+        };
+        self.mark(mode, now);
+        let before = self.marks.fetch_or(counted, Ordering::AcqRel);
+        before & (counted | marks::REMOVED) == 0
+    }
+
+    /// The same without counting it.
+    pub(super) fn mark(&self, mode: Mode, now: Instant) {
+        match mode {
+            Mode::Remove => {
+                self.marks.fetch_or(marks::DEAD, Ordering::AcqRel);
+            }
+            Mode::Expire => {
+                let now = self.millis(now).saturating_add(1);
+                let _ =
+                    self.expired_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// When it was purged softly.
+    pub fn expired(&self) -> Option<Instant> {
+        let at = self.expired_at.load(Ordering::Acquire).checked_sub(1)?;
+        self.head.received.checked_add(Duration::from_millis(at))
+    }
+
+    /// Whether it may be used without asking the origin.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        self.head.is_fresh(now) && self.expired_at.load(Ordering::Acquire) == 0
+    }
+
+    /// Seconds until it is stale, negative afterwards.
+    pub fn ttl(&self, now: Instant) -> i64 {
+        let ttl = self.head.ttl(now);
+        self.expired().map_or(ttl, |at| {
+            let since = now.saturating_duration_since(at).as_secs();
+            ttl.min(i64::try_from(since).map_or(i64::MIN, |since| -since))
+        })
+    }
+
+    /// Whether this is the entry that an index knows so.
+    pub(super) fn is_registered_as(&self, tagged: &Arc<Tagged>) -> bool {
+        self.registration.as_ref().is_some_and(|registration| registration.is_of(tagged))
     }
 
     /// What the entry holds in the store, in bytes.

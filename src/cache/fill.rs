@@ -7,9 +7,11 @@ use http::HeaderMap;
 
 use super::Cache;
 use super::entry::{ENTRY_OVERHEAD, Entry, Head};
-use super::flight::{Flight, Outcome, Shared, Variant};
-use super::key::Key;
+use super::flight::{Flight, Marks, Outcome, Scope, Shared, Variant};
+use super::key::{Key, KeyBuffer, KeyHasher};
+use super::key_spec;
 use super::reuse::Fault;
+use super::search::SearchRule;
 use super::storable::Refusal;
 use super::vary::VaryFields;
 use crate::body::StoredBody;
@@ -27,6 +29,8 @@ pub struct Lead {
     /// Under which the flight is found.
     key: Key,
     company: Company,
+    /// What it brings is not to be stored.
+    passing: bool,
 }
 
 /// Who may share a fetch.
@@ -57,11 +61,20 @@ struct Charges {
 
 impl Lead {
     pub(super) fn new(cache: Arc<Cache>, flight: Arc<Flight>, key: Key, company: Company) -> Self {
-        Self { cache, flight, key, company }
+        Self { cache, flight, key, company, passing: false }
     }
 
     pub fn flight(&self) -> &Arc<Flight> {
         &self.flight
+    }
+
+    pub fn hasher(&self) -> &KeyHasher {
+        &self.cache.hasher
+    }
+
+    /// What it brings is shared with all who wait, but not stored.
+    pub fn pass(&mut self) {
+        self.passing = true;
     }
 
     /// The answer may not be shared: whoever waits fetches alone, and so do, for a while, those
@@ -92,16 +105,24 @@ impl Lead {
 
     /// The origin confirmed `stored`; `head` is what has become of its head, and `request` holds
     /// the fields that were forwarded.
-    pub fn confirm(mut self, stored: &Arc<Entry>, head: Head, request: &HeaderMap) -> Arc<Entry> {
-        let charge = self.cache.store.reserve(head_bytes(&head, &self.key));
-        let Some((charge, variant)) = charge.zip(self.variant(&head, request).ok()) else {
+    pub fn confirm(
+        mut self,
+        stored: &Arc<Entry>,
+        mut head: Head,
+        request: &HeaderMap,
+    ) -> Arc<Entry> {
+        let Ok((scope, charge)) = self.place(&mut head, request) else {
             // No room: it stays as it is, and answers those who wait.
-            self.flight.settle(Outcome::Confirmed { entry: stored.clone(), variant: None });
+            let primary = self.flight.primary.clone();
+            let scope = Scope { primary, search: None, variant: None };
+            self.flight.settle(Outcome::Confirmed { entry: stored.clone(), scope });
             return stored.clone();
         };
-        let entry = Arc::new(stored.with_head(head, charge));
+        let registration = self.cache.tags.register(&self.key, &head.tags);
+        let entry = stored.with_head(head, charge).registered(self.flight.began, registration);
+        let entry = Arc::new(entry);
         self.cache.publish(&self.key, &self.flight, &entry);
-        self.flight.settle(Outcome::Confirmed { entry: entry.clone(), variant });
+        self.flight.settle(Outcome::Confirmed { entry: entry.clone(), scope });
         entry
     }
 
@@ -110,21 +131,54 @@ impl Lead {
         self.cache.store.remove_entry(self.key.as_ref(), stored);
     }
 
-    /// Moves on to the key of the variant that a response is.
-    fn variant(&mut self, head: &Head, request: &HeaderMap) -> Result<Option<Variant>, Refusal> {
-        let Some(fields) = VaryFields::of(&head.headers) else { return Ok(None) };
-        let known = self.cache.vary(&self.flight, &fields, request);
-        let (fields, key) = known.ok_or(Refusal::TooLarge)?;
+    /// Finds the place of a response in the store, and moves the flight there.
+    fn place(&mut self, head: &mut Head, request: &HeaderMap) -> Result<(Scope, Charge), Refusal> {
+        let scope = self.scope(head, request)?;
+        let key = scope.variant.as_ref().map_or(&scope.primary, |variant| &variant.key).clone();
+        if let Some(tag) = key_spec::url_tag(scope.primary.as_ref(), &self.cache.hasher) {
+            head.tags = head.tags.iter().copied().chain([tag]).collect();
+        }
+        let charge = self.cache.store.reserve(head_bytes(head, &key)).ok_or(Refusal::TooLarge)?;
+        let marks = Marks { tags: head.tags.clone(), by_search: scope.search.is_some() };
+        // A flight has one answer.
+        let _ = self.flight.marks.set(marks);
         self.cache.move_flight(&self.key, &key, &self.flight);
-        self.key = key.clone();
-        Ok(Some(Variant { fields, key }))
+        self.key = key;
+        Ok((scope, charge))
+    }
+
+    /// Which requests a response answers.
+    fn scope(&self, head: &Head, request: &HeaderMap) -> Result<Scope, Refusal> {
+        let (cache, url) = (&self.cache, self.flight.primary.as_ref());
+        let search = match SearchRule::of(&head.headers) {
+            None => None,
+            Some(rule) => Some(cache.search(url, rule).ok_or(Refusal::TooLarge)?),
+        };
+        let mut buffer = KeyBuffer::default();
+        let form = search.as_ref().and_then(|it| it.key(url, &mut buffer, &cache.hasher));
+        let primary = form.unwrap_or(url).to_owned();
+        if search.is_some() {
+            // What was stored for this very query would be found before what takes its place.
+            cache.store.remove(url);
+        }
+        // Of a URL that varies, a response that does not say so is one variant like the others.
+        let fields = VaryFields::of(&head.headers).or_else(|| cache.known_variance(&primary));
+        let variant = match fields {
+            None => None,
+            Some(fields) => {
+                let known = cache.vary(&primary, &fields, request);
+                let (fields, key) = known.ok_or(Refusal::TooLarge)?;
+                Some(Variant { fields, key })
+            }
+        };
+        Ok(Scope { primary, search, variant })
     }
 
     /// Shares a response that may be stored. `request` holds the fields that were forwarded.
     /// Gives the lead back if there is no room for the body.
     pub fn fill(
         mut self,
-        head: Head,
+        mut head: Head,
         length: Option<u64>,
         request: &HeaderMap,
     ) -> Result<Fill, (Self, Refusal)> {
@@ -132,21 +186,19 @@ impl Lead {
         if length.is_some_and(|length| length > self.cache.object_bytes_max()) {
             return Err((self, Refusal::TooLarge));
         }
-        let charges = self
-            .cache
-            .store
-            .reserve(head_bytes(&head, &self.key))
-            .zip(self.cache.store.reserve(body_bytes))
-            .map(|(head, body)| Charges { head, body });
-        let Some(charges) = charges else { return Err((self, Refusal::TooLarge)) };
-        let variant = match self.variant(&head, request) {
-            Ok(variant) => variant,
+        let Some(body) = self.cache.store.reserve(body_bytes) else {
+            return Err((self, Refusal::TooLarge));
+        };
+        let (scope, charge) = match self.place(&mut head, request) {
+            Ok(placed) => placed,
             Err(refusal) => return Err((self, refusal)),
         };
+        let charges = Charges { head: charge, body };
         if self.company == Company::Nobody {
             self.cache.announce(&self.key, &self.flight);
         }
-        let shared = Arc::new(Shared { head, length, variant });
+        let is_stored = !self.passing;
+        let shared = Arc::new(Shared { head, length, scope, is_stored });
         self.flight.settle(Outcome::Streaming(shared.clone()));
         Ok(Fill { lead: self, shared, charges: Some(charges), chunk: BytesMut::new(), received: 0 })
     }
@@ -234,7 +286,8 @@ impl Fill {
 
     /// The body is complete: it becomes an entry.
     pub fn finish(mut self) {
-        let Some(Charges { head, mut body }) = self.charges.take() else {
+        let charges = self.charges.take().filter(|_| self.shared.is_stored);
+        let Some(Charges { head, mut body }) = charges else {
             self.lead.flight.finish(Ok(()));
             return;
         };
@@ -247,7 +300,10 @@ impl Fill {
             body.shrink_to(self.received);
         }
         let stored = StoredBody::new(pieces, body);
-        let entry = Arc::new(Entry::new(self.shared.head.clone(), stored, head));
+        let tags = &self.shared.head.tags;
+        let registration = self.lead.cache.tags.register(&self.lead.key, tags);
+        let entry = Entry::new(self.shared.head.clone(), stored, head);
+        let entry = Arc::new(entry.registered(self.lead.flight.began, registration));
         self.lead.cache.publish(&self.lead.key, &self.lead.flight, &entry);
         self.lead.flight.finish(Ok(()));
     }
@@ -267,12 +323,10 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
     use std::task::Context;
-    use std::time::Instant;
 
     use http::HeaderValue;
 
-    use super::super::key::{KeyBuffer, primary};
-    use super::super::testing::{config, head};
+    use super::super::testing::{config, head, led, lookup, url};
     use super::super::{FlightReader, Join, Lookup};
     use super::*;
 
@@ -281,14 +335,11 @@ mod tests {
     }
 
     fn key(cache: &Cache) -> Key {
-        primary("h", "/", None, &mut KeyBuffer::default(), cache.hasher()).to_owned()
+        url(cache, "/", None)
     }
 
     fn lead(cache: &Arc<Cache>) -> Lead {
-        match cache.join(key(cache).as_ref(), &HeaderMap::new()) {
-            Join::Lead(lead) => lead,
-            other => unreachable!("nobody else fetches: {other:?}"),
-        }
+        led(cache, &key(cache), &HeaderMap::new())
     }
 
     fn begin(lead: Lead, head: Head) -> Fill {
@@ -296,7 +347,7 @@ mod tests {
     }
 
     fn look_up(cache: &Cache, request: &HeaderMap) -> Lookup {
-        cache.lookup(key(cache).as_ref(), || request, &mut KeyBuffer::default(), Instant::now())
+        lookup(cache, &key(cache), request)
     }
 
     async fn end_of(mut reader: FlightReader) -> Option<Kind> {

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,11 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Head};
-use super::key::{Key, KeyHasher, KeyRef};
+use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
 use super::reuse::Fault;
 use super::storable::Refusal;
+use super::tags::Tag;
+use super::variants::Search;
 use super::vary::VaryFields;
 use crate::error::{Error, Kind};
 
@@ -40,6 +42,8 @@ pub struct Flight {
     pub(super) primary: Key,
     /// The purge epoch at which it began.
     pub(super) began: u64,
+    /// What its response may be purged by, once that is known.
+    pub(super) marks: OnceLock<Marks>,
     state: Mutex<State>,
     /// Wakes those that wait for the outcome.
     settled: Notify,
@@ -121,11 +125,7 @@ pub enum Outcome {
     /// Another fetch had brought a fresh response: look again.
     Found,
     /// The origin confirmed a stored response.
-    Confirmed {
-        entry: Arc<Entry>,
-        /// What selects this variant, where the URL varies.
-        variant: Option<Variant>,
-    },
+    Confirmed { entry: Arc<Entry>, scope: Scope },
     /// The answer belongs to one request only; everybody fetches alone.
     Alone(Refusal),
     /// The fetch failed before there was an answer that anybody could share. Whoever may takes
@@ -133,11 +133,30 @@ pub enum Outcome {
     Failed(Fault),
 }
 
+/// Which requests a response answers.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Of its URL, with the form of the query that counts.
+    pub(super) primary: Key,
+    /// What counts of a query, where that is not all of it.
+    pub(super) search: Option<Search>,
+    /// What selects this variant, where the URL varies.
+    pub(super) variant: Option<Variant>,
+}
+
 /// The fields by which a URL varies, and the key of one of its variants.
 #[derive(Debug, Clone)]
-pub struct Variant {
+pub(super) struct Variant {
     pub(super) fields: VaryFields,
     pub(super) key: Key,
+}
+
+/// What a response may be purged by, beside its URL.
+#[derive(Debug)]
+pub(super) struct Marks {
+    pub(super) tags: Box<[Tag]>,
+    /// It answers other queries as well.
+    pub(super) by_search: bool,
 }
 
 /// The head of a shared answer.
@@ -146,14 +165,26 @@ pub struct Shared {
     pub head: Head,
     /// Of the body in bytes, where it is known ahead.
     pub length: Option<u64>,
-    /// What selects this variant, where the URL varies.
-    pub variant: Option<Variant>,
+    pub scope: Scope,
+    /// It is stored at the same time.
+    pub is_stored: bool,
 }
 
-impl Variant {
-    /// Whether it is for requests with the fields of `request`.
-    pub fn is_for(&self, primary: KeyRef<'_>, request: &HeaderMap, hasher: &KeyHasher) -> bool {
-        self.fields.variant_key_owned(primary, request, hasher) == self.key
+impl Scope {
+    /// Whether it holds a request for this URL with these fields.
+    pub fn holds(&self, primary: KeyRef<'_>, request: &HeaderMap, hasher: &KeyHasher) -> bool {
+        let mut buffer = KeyBuffer::default();
+        let primary = match &self.search {
+            None => primary,
+            Some(search) => match search.key(primary, &mut buffer, hasher) {
+                Some(key) => key,
+                None => return false,
+            },
+        };
+        equivalent::Equivalent::equivalent(&primary, &self.primary)
+            && self.variant.as_ref().is_none_or(|variant| {
+                variant.fields.variant_key_owned(primary, request, hasher) == variant.key
+            })
     }
 }
 
@@ -162,6 +193,7 @@ impl Flight {
         Self {
             primary,
             began,
+            marks: OnceLock::new(),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 pieces: VecDeque::new(),

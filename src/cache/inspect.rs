@@ -1,5 +1,7 @@
 //! What is stored, for showing to the operator.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ impl EntrySummary {
             key: key.to_owned().parts(),
             status: entry.head.status,
             bytes: entry.weight(),
-            ttl: entry.head.ttl(now),
+            ttl: entry.ttl(now),
             age: entry.head.age(now),
         }
     }
@@ -53,6 +55,16 @@ impl Cache {
             .into_iter()
             .map(|(_, key, entry)| EntrySummary::of(key.as_ref(), &entry, now))
             .collect()
+    }
+
+    /// The `n` keys that were hit most, the hottest first, with about how often since the start.
+    pub fn hottest(&self, n: usize) -> Vec<(Vec<Option<String>>, u64)> {
+        let mut counts = HashMap::default();
+        self.heat.iter().for_each(|heat| heat.add_to(&mut counts));
+        let mut hottest: Vec<_> = counts.into_iter().collect();
+        hottest.sort_unstable_by_key(|(_, count)| Reverse(*count));
+        hottest.truncate(n);
+        hottest.into_iter().map(|(key, count)| (key.parts(), count)).collect()
     }
 
     /// What is held for a request with these fields, fresh or stale.

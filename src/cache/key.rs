@@ -34,6 +34,23 @@ pub struct KeyBuffer {
 #[derive(Debug, Clone, Default)]
 pub struct KeyHasher(RandomState);
 
+/// The parts of a key, as far as they are of its URL.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UrlParts<'a> {
+    pub(super) host: &'a [u8],
+    pub(super) path: &'a [u8],
+    pub(super) query: Option<&'a [u8]>,
+    /// Further parts, with their lengths.
+    pub(super) rest: &'a [u8],
+}
+
+impl KeyHasher {
+    /// The hash of something that is no key; `kind` tells such things apart.
+    pub(super) fn hash(&self, kind: u8, bytes: &[u8]) -> u64 {
+        self.0.hash_one((kind, bytes))
+    }
+}
+
 /// The key of a URL before what it varies on: the one order of the parts that look-ups and purges
 /// share. Host and path are in their normal forms, the query is as it was sent.
 pub fn primary<'a>(
@@ -49,8 +66,9 @@ pub fn primary<'a>(
 }
 
 impl KeyBuffer {
-    pub fn clear(&mut self) {
+    pub fn clear(&mut self) -> &mut Self {
         self.bytes.clear();
+        self
     }
 
     /// Adds a part; longer ones than 4 GiB cannot come from a request.
@@ -71,6 +89,16 @@ impl KeyBuffer {
         }
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Adds parts that have their lengths.
+    pub(super) fn parts(&mut self, parts: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(parts);
+        self
+    }
+
     pub fn key<'a>(&'a self, hasher: &KeyHasher) -> KeyRef<'a> {
         KeyRef { hash: hasher.0.hash_one(self.bytes.as_slice()), bytes: &self.bytes }
     }
@@ -82,6 +110,16 @@ impl KeyBuffer {
     }
 }
 
+impl<'a> KeyRef<'a> {
+    /// Takes the key of a URL apart; `None` for one that is none.
+    pub(super) fn url(self) -> Option<UrlParts<'a>> {
+        let (host, rest) = next_part(self.bytes)?;
+        let (path, rest) = next_part(rest)?;
+        let (query, rest) = next_part(rest)?;
+        Some(UrlParts { host: host?, path: path?, query, rest })
+    }
+}
+
 impl KeyRef<'_> {
     pub fn to_owned(self) -> Key {
         Key { hash: self.hash, bytes: self.bytes.into() }
@@ -89,21 +127,6 @@ impl KeyRef<'_> {
 
     pub fn hash(self) -> u64 {
         self.hash
-    }
-
-    /// Whether the key's first parts are these.
-    pub fn begins_with(self, parts: &[&[u8]]) -> bool {
-        let mut rest = self.bytes;
-        parts.iter().all(|part| {
-            let Some(tail) = rest
-                .strip_prefix(&(part.len() as u32).to_le_bytes())
-                .and_then(|tail| tail.strip_prefix(*part))
-            else {
-                return false;
-            };
-            rest = tail;
-            true
-        })
     }
 }
 
@@ -126,18 +149,20 @@ impl Key {
     pub fn parts(&self) -> Vec<Option<String>> {
         let mut parts = Vec::new();
         let mut rest: &[u8] = &self.bytes;
-        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-            let length = u32::from_le_bytes(*length);
-            if length == u32::MAX {
-                parts.push(None);
-                rest = tail;
-                continue;
-            }
-            let Some((part, tail)) = tail.split_at_checked(length as usize) else { break };
-            parts.push(Some(String::from_utf8_lossy(part).into_owned()));
+        while let Some((part, tail)) = next_part(rest) {
+            parts.push(part.map(|part| String::from_utf8_lossy(part).into_owned()));
             rest = tail;
         }
         parts
+    }
+}
+
+/// The first part, and what follows.
+fn next_part(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (length, tail) = bytes.split_first_chunk::<4>()?;
+    match u32::from_le_bytes(*length) {
+        u32::MAX => Some((None, tail)),
+        length => tail.split_at_checked(length as usize).map(|(part, tail)| (Some(part), tail)),
     }
 }
 
@@ -228,6 +253,20 @@ mod tests {
         let mut empty = KeyBuffer::default();
         empty.optional(Some(b""));
         assert_ne!(absent.bytes, empty.bytes);
+    }
+
+    #[test]
+    fn the_key_of_a_url_can_be_taken_apart() {
+        let hasher = KeyHasher::default();
+        let mut buffer = KeyBuffer::default();
+        primary("h", "/p", Some("q"), &mut buffer, &hasher);
+        buffer.part(b"more");
+        let parts = buffer.key(&hasher).url().expect("a URL");
+        assert_eq!((parts.host, parts.path, parts.query), (&b"h"[..], &b"/p"[..], Some(&b"q"[..])));
+        assert_eq!(parts.rest.len(), 8);
+        let without = primary("h", "/p", None, &mut buffer, &hasher).url().expect("a URL");
+        assert_eq!(without.query, None);
+        assert!(key(&["h", "/p"]).as_ref().url().is_none());
     }
 
     #[test]

@@ -3,10 +3,21 @@
 use super::Cache;
 use crate::metrics::{Counter, Exposition};
 
+/// Kinds of purges, and what unsafe requests have made out of date.
+const PURGES: [&str; 6] = ["url", "tag", "prefix", "host", "all", "invalidated"];
+
 #[derive(Debug, Default)]
 pub(super) struct CacheStats {
-    pub(super) purged_urls: Counter,
-    pub(super) purged_all: Counter,
+    purged: [Counter; PURGES.len()],
+}
+
+impl CacheStats {
+    pub(super) fn purged(&self, kind: &str, count: u64) {
+        let counters = PURGES.iter().zip(&self.purged);
+        if let Some((_, counter)) = counters.into_iter().find(|(known, _)| **known == kind) {
+            counter.add(count);
+        }
+    }
 }
 
 impl Cache {
@@ -22,7 +33,7 @@ impl Cache {
             .series(&[], self.objects() as f64);
         out.counter("headwater_cache_evictions_total", "Responses that gave way to others.")
             .series(&[], self.evictions() as f64);
-        for (kind, count) in [("url", &self.stats.purged_urls), ("all", &self.stats.purged_all)] {
+        for (kind, count) in PURGES.into_iter().zip(&self.stats.purged) {
             out.counter("headwater_cache_purged_total", "Responses removed by purges.")
                 .series(&[("kind", kind)], count.value() as f64);
         }

@@ -13,18 +13,25 @@ mod entry;
 mod fill;
 mod flight;
 pub mod freshness;
+mod heat;
 mod inspect;
 pub mod key;
+pub mod key_spec;
 mod metrics;
 pub mod policy;
+mod preference;
+mod publish;
 mod purge;
 mod rendition;
 pub mod reuse;
+mod search;
 pub mod status;
 pub mod storable;
 mod store;
+pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+mod uses;
 mod variants;
 mod vary;
 
@@ -32,30 +39,32 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::HeaderMap;
 
 pub use entry::{Entry, Head, not_modified_headers};
 use fill::Company;
 pub use fill::{Fill, Lead};
-pub use flight::{Flight, FlightReader, Outcome, Shared};
+use flight::Marks;
+pub use flight::{Flight, FlightReader, Outcome, Scope, Shared};
+use heat::Heat;
 pub use inspect::EntrySummary;
 use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};
 use metrics::CacheStats;
 use purge::PurgeLog;
-pub use purge::{PathTarget, Target};
+pub use purge::{Broad, Mode, Target, TooManyPurges, UrlTarget};
 pub use rendition::{Coded, Making, Rendition, Renditions};
 use store::{Slot, Store};
-use variants::{Uncacheable, Variants};
-use vary::VaryFields;
+use tags::TagIndex;
+use uses::Uses;
+use variants::Searches;
 
-use crate::config::model;
+use crate::config::model::{self, MinUses};
+use crate::metrics::PerWorker;
 
-/// How long a URL whose answer could not be stored is fetched by every request alone.
-const UNCACHEABLE_FOR: Duration = Duration::from_secs(60);
 /// Shards of the table of flights.
 const FLIGHT_SHARDS: usize = 64;
 
@@ -66,10 +75,16 @@ pub struct Cache {
     store: Store,
     flights: Box<[Mutex<Flights>]>,
     purges: PurgeLog,
+    tags: Arc<TagIndex>,
     hasher: KeyHasher,
     object_bytes_max: AtomicU64,
-    /// For sets of variants, each with another one.
+    variants_max: AtomicUsize,
+    /// For sets of variants and rules about queries, each with another one.
     serials: AtomicU64,
+    /// A response has said something of its query.
+    has_searches: AtomicBool,
+    uses: Uses,
+    heat: PerWorker<Heat>,
     stats: CacheStats,
 }
 
@@ -99,9 +114,14 @@ impl Cache {
             store: Store::new(config.memory_bytes_max, workers),
             flights: (0..FLIGHT_SHARDS).map(|_| Mutex::default()).collect(),
             purges: PurgeLog::default(),
+            tags: TagIndex::new(),
             hasher: KeyHasher::default(),
             object_bytes_max: AtomicU64::new(config.object_bytes_max),
+            variants_max: AtomicUsize::new(config.variants_max),
             serials: AtomicU64::new(1),
+            has_searches: AtomicBool::new(false),
+            uses: Uses::default(),
+            heat: PerWorker::default(),
             stats: CacheStats::default(),
         })
     }
@@ -109,6 +129,7 @@ impl Cache {
     /// Takes over new bounds; what is stored stays as far as it fits.
     pub fn reconfigure(&self, config: &model::Cache) {
         self.object_bytes_max.store(config.object_bytes_max, Ordering::Relaxed);
+        self.variants_max.store(config.variants_max, Ordering::Relaxed);
         if config.memory_bytes_max != self.bytes_max() {
             self.store.set_bytes_max(config.memory_bytes_max);
         }
@@ -147,20 +168,73 @@ impl Cache {
         variant: &mut KeyBuffer,
         now: Instant,
     ) -> Lookup {
-        let slot = match self.store.get(primary) {
-            Some(Slot::Variants(variants)) => {
-                let request = request();
-                let fields = &variants.fields;
-                self.store.get(fields.variant_key(primary, request.borrow(), variant, &self.hasher))
-            }
-            slot => slot,
+        let entry = match self.find(primary, request, variant) {
+            Some(Slot::Entry(entry)) => entry,
+            Some(Slot::Uncacheable(mark)) if now < mark.until => return Lookup::Uncacheable,
+            _ => return Lookup::Absent,
         };
-        match slot {
-            Some(Slot::Entry(entry)) if !entry.is_live() => Lookup::Absent,
-            Some(Slot::Entry(entry)) if entry.head.is_fresh(now) => Lookup::Fresh(entry),
-            Some(Slot::Entry(entry)) => Lookup::Stale(entry),
-            Some(Slot::Uncacheable(mark)) if now < mark.until => Lookup::Uncacheable,
-            _ => Lookup::Absent,
+        self.purges.overtake(primary, &entry);
+        if !entry.is_live() {
+            Lookup::Absent
+        } else if entry.is_fresh(now) {
+            Lookup::Fresh(entry)
+        } else {
+            Lookup::Stale(entry)
+        }
+    }
+
+    /// What is under the key of a request, or under that of one whose query makes no difference.
+    fn find<F: Borrow<HeaderMap>>(
+        &self,
+        primary: KeyRef<'_>,
+        request: impl FnOnce() -> F,
+        buffer: &mut KeyBuffer,
+    ) -> Option<Slot> {
+        let slot = match self.store.get(primary) {
+            Some(Slot::Entry(entry)) => return Some(Slot::Entry(entry)),
+            None => match self.find_by_search(primary) {
+                Some((key, slot)) => return self.select(key.as_ref(), slot, request, buffer),
+                None => return None,
+            },
+            Some(slot) => slot,
+        };
+        self.select(primary, slot, request, buffer)
+    }
+
+    fn select<F: Borrow<HeaderMap>>(
+        &self,
+        primary: KeyRef<'_>,
+        slot: Slot,
+        request: impl FnOnce() -> F,
+        buffer: &mut KeyBuffer,
+    ) -> Option<Slot> {
+        let Slot::Variants(variants) = slot else { return Some(slot) };
+        let request = request();
+        let fields = &variants.fields;
+        self.store.get(fields.variant_key(primary, request.borrow(), buffer, &self.hasher))
+    }
+
+    /// What is stored for another query that makes no difference, and its key.
+    fn find_by_search(&self, primary: KeyRef<'_>) -> Option<(Key, Slot)> {
+        let url = primary.url()?;
+        let searches = self.searches(url.host, url.path)?;
+        let mut buffer = KeyBuffer::default();
+        searches.rules().find_map(|search| {
+            let key = search.key(primary, &mut buffer, &self.hasher)?;
+            Some((key.to_owned(), self.store.get(key)?))
+        })
+    }
+
+    /// What the responses of a path said of its queries.
+    fn searches(&self, host: &[u8], path: &[u8]) -> Option<Arc<Searches>> {
+        if !self.has_searches.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut buffer = KeyBuffer::default();
+        let key = variants::searches_key(host, path, &mut buffer, &self.hasher);
+        match self.store.get(key) {
+            Some(Slot::Searches(searches)) => Some(searches),
+            _ => None,
         }
     }
 
@@ -175,7 +249,7 @@ impl Cache {
             }
             Place::Occupied(mut place) => {
                 let running = place.get();
-                if !self.purges.condemns(running.began, primary) {
+                if !self.condemns(running) {
                     return if running.is_joinable() {
                         Join::Follow(running.clone())
                     } else {
@@ -192,8 +266,15 @@ impl Cache {
     pub fn running(&self, primary: KeyRef<'_>, request: &HeaderMap) -> Option<Arc<Flight>> {
         let key = self.request_key(primary, request);
         let running = self.flights(&key).get(&key).cloned()?;
-        let is_open = running.is_joinable() && !self.purges.condemns(running.began, primary);
+        let is_open = running.is_joinable() && !self.condemns(&running);
         is_open.then_some(running)
+    }
+
+    /// Whether a purge came after a fetch had begun, so that nobody who comes later may have its
+    /// answer.
+    pub fn condemns(&self, flight: &Flight) -> bool {
+        let (primary, marks) = (flight.primary.as_ref(), flight.marks.get());
+        self.purges.condemns(flight.began, primary, marks, &self.hasher)
     }
 
     /// Lets others find a flight that began as a lead for one request, and turned out to be for
@@ -210,54 +291,35 @@ impl Cache {
 
     /// Under what an answer to this request is stored, as far as that is known.
     fn request_key(&self, primary: KeyRef<'_>, request: &HeaderMap) -> Key {
-        match self.store.get(primary) {
+        let of = |primary: KeyRef<'_>, slot: Option<Slot>| match slot {
             Some(Slot::Variants(variants)) => {
                 variants.fields.variant_key_owned(primary, request, &self.hasher)
             }
             _ => primary.to_owned(),
+        };
+        let slot = self.store.peek(primary);
+        if slot.is_none() && self.has_searches.load(Ordering::Relaxed) {
+            if let Some((key, slot)) = self.find_by_search(primary) {
+                return of(key.as_ref(), Some(slot));
+            }
+            let searches = primary.url().and_then(|url| self.searches(url.host, url.path));
+            let latest = searches.as_ref().and_then(|searches| searches.rules().next());
+            let mut buffer = KeyBuffer::default();
+            if let Some(key) = latest.and_then(|it| it.key(primary, &mut buffer, &self.hasher)) {
+                return key.to_owned();
+            }
         }
+        of(primary, slot)
     }
 
-    /// Removes what `target` covers, and condemns what is on its way. How many stored variants it
-    /// were. After the return no later request sees any of them.
-    pub fn purge(&self, target: &Target) -> u64 {
-        self.purges.enter(target.clone());
-        match target {
-            Target::All => {
-                let count = self.store.clear();
-                self.stats.purged_all.add(count);
-                count
-            }
-            Target::Url(key) => {
-                let count = self.remove_url(key.as_ref());
-                self.stats.purged_urls.add(count);
-                count
-            }
-            Target::Path(_) => {
-                let mut keys = Vec::new();
-                self.store.for_each(|key, _| {
-                    if target.covers(key.as_ref()) {
-                        keys.push(key.clone());
-                    }
-                });
-                let count = keys.iter().map(|key| self.remove_url(key.as_ref())).sum();
-                self.stats.purged_urls.add(count);
-                count
-            }
-        }
+    /// Counts a use of what is not stored yet; whether that makes it worth storing.
+    pub fn is_used_enough(&self, key: KeyRef<'_>, min: MinUses) -> bool {
+        min.0 <= 1 || self.uses.count(key.hash()) >= min.0
     }
 
-    fn remove_url(&self, key: KeyRef<'_>) -> u64 {
-        match self.store.remove(key) {
-            Some(Slot::Entry(entry)) => {
-                entry.set_live(false);
-                1
-            }
-            Some(Slot::Variants(variants)) => {
-                variants.keys().iter().map(|key| self.remove_url(key.as_ref())).sum()
-            }
-            _ => 0,
-        }
+    /// Notes a hit, so that it can be told what is asked for most.
+    pub fn note_hit(&self, key: KeyRef<'_>) {
+        self.heat.local().note(key);
     }
 
     fn flights(&self, key: &Key) -> MutexGuard<'_, Flights> {
@@ -283,78 +345,6 @@ impl Cache {
         self.flights(to).entry(to.clone()).or_insert_with(|| flight.clone());
         self.land(from, flight);
     }
-
-    /// Notes that a URL varies; the fields by which it does and the key of this variant. `None`
-    /// if there is no room to remember it.
-    fn vary(
-        &self,
-        flight: &Flight,
-        fields: &VaryFields,
-        request: &HeaderMap,
-    ) -> Option<(VaryFields, Key)> {
-        let primary = flight.primary.as_ref();
-        let known = match self.store.get(primary) {
-            Some(Slot::Variants(known)) => Some(known),
-            _ => None,
-        };
-        let fields = known.as_ref().map_or_else(|| fields.clone(), |k| k.fields.union(fields));
-        let known = match known {
-            Some(known) if known.fields == fields => known,
-            known => {
-                // Variants selected by fewer fields can no longer be found; they go.
-                for old in known.iter().flat_map(|known| known.keys()) {
-                    self.remove_url(old.as_ref());
-                }
-                let serial = self.serials.fetch_add(1, Ordering::Relaxed);
-                let charge = self.store.reserve(entry::ENTRY_OVERHEAD)?;
-                let variants = Arc::new(Variants::new(fields.with_serial(serial), charge));
-                self.store.insert(flight.primary.clone(), Slot::Variants(variants.clone()));
-                variants
-            }
-        };
-        if !known.fields.fits(request) {
-            return None;
-        }
-        let key = known.fields.variant_key_owned(primary, request, &self.hasher);
-        let charge = self.store.reserve(key.bytes_len() as u64 + entry::ENTRY_OVERHEAD)?;
-        if let Some(oldest) = known.add(key.clone(), charge) {
-            self.remove_url(oldest.as_ref());
-        }
-        Some((known.fields.clone(), key))
-    }
-
-    /// Stores an entry, unless a purge came after its fetch began.
-    fn publish(&self, key: &Key, flight: &Flight, entry: &Arc<Entry>) {
-        let primary = flight.primary.as_ref();
-        if self.purges.condemns(flight.began, primary) {
-            return;
-        }
-        self.store.insert(key.clone(), Slot::Entry(entry.clone()));
-        // A purge that came in between either finds the entry or is found here.
-        if self.purges.condemns(flight.began, primary) {
-            self.store.remove_entry(key.as_ref(), entry);
-        } else {
-            entry.set_live(true);
-        }
-    }
-
-    /// Notes that an answer could not be stored. What is stored and fresh, or has variants, says
-    /// more about the URL than that one answer.
-    fn remember_uncacheable(&self, key: &Key, flight: &Flight) {
-        if self.purges.condemns(flight.began, flight.primary.as_ref()) {
-            return;
-        }
-        let now = Instant::now();
-        match self.store.get(key.as_ref()) {
-            Some(Slot::Variants(_)) => return,
-            Some(Slot::Entry(entry)) if entry.is_live() && entry.head.is_fresh(now) => return,
-            _ => {}
-        }
-        if let Some(charge) = self.store.reserve(entry::ENTRY_OVERHEAD + key.bytes_len() as u64) {
-            let mark = Uncacheable::new(now + UNCACHEABLE_FOR, charge);
-            self.store.insert(key.clone(), Slot::Uncacheable(Arc::new(mark)));
-        }
-    }
 }
 
 impl fmt::Debug for Cache {
@@ -365,58 +355,24 @@ impl fmt::Debug for Cache {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use http::HeaderValue;
 
-    use super::key::primary;
     use super::storable::Refusal;
-    use super::testing::head;
+    use super::testing::{cache, head, is_hit, led, store, url};
     use super::*;
 
-    fn cache(memory_bytes_max: u64) -> Arc<Cache> {
-        Cache::new(&testing::config(memory_bytes_max, memory_bytes_max / 4), 1)
-    }
-
-    fn url(cache: &Cache, path: &str) -> Key {
-        primary("h", path, None, &mut KeyBuffer::default(), cache.hasher()).to_owned()
-    }
-
     fn asking(language: &str) -> HeaderMap {
-        let mut request = HeaderMap::new();
         let value = HeaderValue::from_str(language).expect("a field value");
-        request.insert("accept-language", value);
-        request
+        [(http::header::ACCEPT_LANGUAGE, value)].into_iter().collect()
     }
 
-    async fn fill(lead: Lead, request: &HeaderMap, vary: Option<&'static str>) {
-        let mut head = head(60);
-        if let Some(vary) = vary {
-            head.headers.insert("vary", HeaderValue::from_static(vary));
-        }
-        let mut fill =
-            lead.fill(head, Some(3), request).map_err(|(_, refusal)| refusal).expect("room");
-        assert!(fill.push(Bytes::from_static(b"abc")).await);
-        fill.finish();
-    }
-
-    async fn store(cache: &Arc<Cache>, key: &Key, request: &HeaderMap, vary: Option<&'static str>) {
-        let Join::Lead(lead) = cache.join(key.as_ref(), request) else {
-            unreachable!("nobody else fetches")
-        };
-        fill(lead, request, vary).await;
-    }
-
-    fn is_hit(cache: &Cache, key: &Key, request: &HeaderMap) -> bool {
-        let found =
-            cache.lookup(key.as_ref(), || request, &mut KeyBuffer::default(), Instant::now());
-        matches!(found, Lookup::Fresh(_))
-    }
+    const VARY: [(&str, &str); 1] = [("vary", "accept-language")];
 
     #[tokio::test]
     async fn a_confirmation_for_one_request_stands_for_its_variant_only() {
         let cache = cache(8 << 20);
-        let key = url(&cache, "/v");
-        store(&cache, &key, &asking("en"), Some("accept-language")).await;
+        let key = url(&cache, "/v", None);
+        store(&cache, &key, &asking("en"), &VARY).await;
         let lookup =
             cache.lookup(key.as_ref(), || asking("en"), &mut KeyBuffer::default(), Instant::now());
         let Lookup::Fresh(entry) = lookup else { unreachable!("it is stored") };
@@ -429,73 +385,85 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_may_not_be_stored_takes_nothing_that_is_fresh_away() {
         let cache = cache(8 << 20);
-        for (path, vary) in [("/plain", None), ("/varies", Some("accept-language"))] {
-            let key = url(&cache, path);
+        for (path, vary) in [("/plain", &[][..]), ("/varies", &VARY[..])] {
+            let key = url(&cache, path, None);
             store(&cache, &key, &asking("en"), vary).await;
             cache.lead_alone(key.as_ref(), &asking("en")).refuse(Refusal::Authorization);
-            let Join::Lead(lead) = cache.join(key.as_ref(), &asking("en")) else {
-                unreachable!("nobody else fetches")
-            };
-            lead.refuse(Refusal::SetCookie);
+            led(&cache, &key, &asking("en")).refuse(Refusal::SetCookie);
             assert!(is_hit(&cache, &key, &asking("en")), "{path}");
         }
-        let key = url(&cache, "/private");
-        let Join::Lead(lead) = cache.join(key.as_ref(), &asking("en")) else {
-            unreachable!("nobody else fetches")
-        };
-        lead.refuse(Refusal::Private);
+        let key = url(&cache, "/private", None);
+        led(&cache, &key, &asking("en")).refuse(Refusal::Private);
         let found =
             cache.lookup(key.as_ref(), HeaderMap::new, &mut KeyBuffer::default(), Instant::now());
         assert!(matches!(found, Lookup::Uncacheable));
     }
 
     #[tokio::test]
-    async fn a_purge_covers_variants_whose_set_was_forgotten() {
-        let cache = cache(8 << 20);
-        let key = url(&cache, "/v");
-        store(&cache, &key, &asking("en"), Some("accept-language")).await;
-        // As an eviction would.
-        cache.store.remove(key.as_ref());
-        cache.purge(&Target::Url(key.clone()));
-        store(&cache, &key, &asking("fr"), Some("accept-language")).await;
-        assert!(is_hit(&cache, &key, &asking("fr")));
-        assert!(!is_hit(&cache, &key, &asking("en")));
-    }
-
-    #[tokio::test]
-    async fn a_fetch_that_began_before_a_purge_stores_nothing() {
-        let cache = cache(8 << 20);
-        let key = url(&cache, "/a");
-        let Join::Lead(lead) = cache.join(key.as_ref(), &HeaderMap::new()) else {
-            unreachable!("nobody else fetches")
-        };
-        cache.purge(&Target::All);
-        fill(lead, &HeaderMap::new(), None).await;
-        assert!(!is_hit(&cache, &key, &HeaderMap::new()));
-        store(&cache, &key, &HeaderMap::new(), None).await;
-        assert!(is_hit(&cache, &key, &HeaderMap::new()));
-    }
-
-    #[tokio::test]
     async fn remembered_variants_are_charged_for_and_long_ones_are_not_remembered() {
         let cache = cache(64 << 20);
-        let key = url(&cache, "/v");
+        let key = url(&cache, "/v", None);
         let before = cache.bytes();
         for number in 0..40 {
             let request = asking(&format!("{number}{}", "x".repeat(4000)));
-            store(&cache, &key, &request, Some("accept-language")).await;
+            store(&cache, &key, &request, &VARY).await;
         }
         // Sixteen entries with their keys, and the keys once more.
         let used = cache.bytes() - before;
         assert!((16 * 2 * 4000..64 * 4000).contains(&used), "{used}");
         let long = asking(&"x".repeat(5000));
-        let Join::Lead(lead) = cache.join(key.as_ref(), &long) else {
-            unreachable!("nobody else fetches")
-        };
+        let lead = led(&cache, &key, &long);
         let mut varies = head(60);
         varies.headers.insert("vary", HeaderValue::from_static("accept-language"));
         assert!(lead.fill(varies, Some(3), &long).is_err());
-        cache.purge(&Target::All);
+        cache.purge(&[Target::Broad(Broad::All)], Mode::Remove).expect("few purges");
         assert_eq!(cache.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn as_many_variants_are_kept_as_the_configuration_says_and_the_oldest_goes_first() {
+        let cache = cache(8 << 20);
+        cache.variants_max.store(2, Ordering::Relaxed);
+        let key = url(&cache, "/v", None);
+        for language in ["en", "de", "fr"] {
+            store(&cache, &key, &asking(language), &VARY).await;
+        }
+        let held = ["en", "de", "fr"].map(|language| is_hit(&cache, &key, &asking(language)));
+        assert_eq!((held, cache.objects()), ([false, true, true], 2));
+    }
+
+    #[tokio::test]
+    async fn queries_that_make_no_difference_share_a_response_and_its_fetch() {
+        let cache = cache(8 << 20);
+        let none = HeaderMap::new();
+        let says = [("no-vary-search", "params=(\"utm\")")];
+        let query = |query| url(&cache, "/p", Some(query));
+        store(&cache, &query("id=1&utm=a"), &none, &says).await;
+        assert!(is_hit(&cache, &query("utm=b&id=1"), &none));
+        assert!(is_hit(&cache, &query("id=1"), &none));
+        assert!(!is_hit(&cache, &query("id=2"), &none));
+        let lead = led(&cache, &query("id=3&utm=a"), &none);
+        let followed = cache.join(query("id=3&utm=b").as_ref(), &none);
+        assert!(matches!(followed, Join::Follow(_)), "the rule is known");
+        drop(lead);
+        // Another rule for the same path lives beside the first.
+        let other = [("no-vary-search", "key-order, params=(\"x\")")];
+        store(&cache, &query("a=1&b=2&x=3"), &none, &other).await;
+        assert!(is_hit(&cache, &query("b=2&a=1"), &none));
+        assert!(is_hit(&cache, &query("id=1&utm=c"), &none));
+        assert_eq!(cache.objects(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_response_whose_query_counts_again_replaces_the_one_for_which_it_did_not() {
+        let cache = cache(8 << 20);
+        let none = HeaderMap::new();
+        let key = url(&cache, "/p", Some("utm=a"));
+        store(&cache, &key, &none, &[]).await;
+        let says = [("no-vary-search", "params=(\"utm\")")];
+        let lead = cache.lead_alone(key.as_ref(), &none);
+        testing::fill(lead, &none, &says).await;
+        assert!(is_hit(&cache, &url(&cache, "/p", Some("utm=b")), &none));
+        assert_eq!(cache.objects(), 1, "the plain one is gone");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::control::RequestControl;
-use super::entry::Head;
+use super::entry::{Entry, Head};
 use crate::error::{Kind, Origin};
 
 /// How long past its end a response stands in for an origin that cannot be reached, where nothing
@@ -34,6 +34,8 @@ pub enum StaleReason {
     WhileRevalidate,
     /// The client's `max-stale`.
     MaxStale,
+    /// It was purged softly: it is fetched anew meanwhile.
+    SoftPurge,
     /// `stale-if-error`.
     IfError,
     /// The origin cannot be reached.
@@ -41,11 +43,17 @@ pub enum StaleReason {
 }
 
 impl StaleReason {
+    /// Whether it is fetched anew behind the answer.
+    pub fn is_refreshed(self) -> bool {
+        matches!(self, Self::WhileRevalidate | Self::SoftPurge)
+    }
+
     /// The word in `Cache-Status: …; detail=`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::WhileRevalidate => "stale-while-revalidate",
             Self::MaxStale => "max-stale",
+            Self::SoftPurge => "soft-purge",
             Self::IfError => "stale-if-error",
             Self::Disconnected => "disconnected",
         }
@@ -83,10 +91,14 @@ impl Fault {
     }
 }
 
-/// What the response with this head is to a request with these demands.
-pub fn reuse(head: &Head, demands: &RequestControl, now: Instant) -> Reuse {
+/// What a stored response is to a request with these demands.
+pub fn reuse(entry: &Entry, demands: &RequestControl, now: Instant) -> Reuse {
+    let head = &entry.head;
     if demands.no_cache || !is_young_enough(head, demands, now) {
         return Reuse::Ask;
+    }
+    if let Some(purged) = entry.expired() {
+        return after_soft_purge(head, now, now.saturating_duration_since(purged));
     }
     if head.is_fresh(now) {
         return Reuse::Fresh;
@@ -105,17 +117,36 @@ pub fn reuse(head: &Head, demands: &RequestControl, now: Instant) -> Reuse {
     }
 }
 
-/// Whether the response with this head answers a request with these demands, after the origin
-/// failed.
+/// Whether the response with this head is fresh to a request with these demands.
+pub fn is_usable(head: &Head, demands: &RequestControl, now: Instant) -> bool {
+    !demands.no_cache && is_young_enough(head, demands, now) && head.is_fresh(now)
+}
+
+/// What a response is that was purged softly so long ago. By its own word it may still be fresh;
+/// what it says of stale answers counts from the purge on.
+fn after_soft_purge(head: &Head, now: Instant, past: Duration) -> Reuse {
+    let may_be_used = head.is_fresh(now)
+        || (head.terms.may_be_stale() && past < head.terms.stale_while_revalidate);
+    if may_be_used { Reuse::Stale(StaleReason::SoftPurge) } else { Reuse::Ask }
+}
+
+/// Whether a stored response answers a request with these demands, after the origin failed.
 pub fn in_place_of(
     fault: Fault,
-    head: &Head,
+    entry: &Entry,
     demands: &RequestControl,
     now: Instant,
 ) -> Option<StaleReason> {
+    let head = &entry.head;
     // One error is no better than another.
     let is_of_use = !head.status.is_server_error() && fault.is_error();
-    if !is_of_use || !head.terms.may_be_stale() || demands.no_cache {
+    if !is_of_use || demands.no_cache {
+        return None;
+    }
+    if entry.expired().is_some() && head.is_fresh(now) {
+        return Some(StaleReason::SoftPurge);
+    }
+    if !head.terms.may_be_stale() {
         return None;
     }
     let past = past_end(head, now);
@@ -153,8 +184,11 @@ fn is_within(past: Duration, limit: Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::purge::Mode;
     use super::super::testing::head as fresh_for;
     use super::*;
+    use crate::body::StoredBody;
+    use crate::memory::Memory;
 
     const NOTHING: RequestControl = RequestControl {
         no_store: false,
@@ -164,6 +198,11 @@ mod tests {
         min_fresh: None,
         max_stale: None,
     };
+
+    fn entry(head: &Head) -> Entry {
+        let charge = Memory::new(1).charge(1).expect("room");
+        Entry::new(head.clone(), StoredBody::new(Vec::new(), ()), charge)
+    }
 
     /// A response of five seconds of age that was fresh for `lifetime`, now.
     fn head(lifetime: u64) -> (Head, Instant) {
@@ -182,7 +221,7 @@ mod tests {
     fn a_response_answers_until_its_end_and_then_while_it_is_revalidated() {
         let verdict = |lifetime, window| {
             let (head, now) = revalidating(lifetime, window);
-            reuse(&head, &NOTHING, now)
+            reuse(&entry(&head), &NOTHING, now)
         };
         assert_eq!(verdict(6, 0), Reuse::Fresh);
         assert_eq!(verdict(5, 0), Reuse::Ask);
@@ -206,7 +245,7 @@ mod tests {
             (demanding(|it| it.min_fresh = Some(56)), Reuse::Ask),
             (demanding(|it| it.max_stale = Some(None)), Reuse::Fresh),
         ] {
-            assert_eq!(reuse(&fresh, &demands, now), expected, "{demands:?}");
+            assert_eq!(reuse(&entry(&fresh), &demands, now), expected, "{demands:?}");
         }
         let (stale, now) = revalidating(2, 60);
         let allowed = Reuse::Stale(StaleReason::MaxStale);
@@ -217,7 +256,7 @@ mod tests {
             (demanding(|it| it.max_age = Some(9)), Reuse::Ask),
             (demanding(|it| (it.max_age, it.max_stale) = (Some(9), Some(None))), allowed),
         ] {
-            assert_eq!(reuse(&stale, &demands, now), expected, "{demands:?}");
+            assert_eq!(reuse(&entry(&stale), &demands, now), expected, "{demands:?}");
         }
     }
 
@@ -234,8 +273,8 @@ mod tests {
         {
             let mut head = head.clone();
             forbid(&mut head);
-            assert_eq!(reuse(&head, &any, now), Reuse::Ask);
-            assert_eq!(in_place_of(fault, &head, &any, now), None);
+            assert_eq!(reuse(&entry(&head), &any, now), Reuse::Ask);
+            assert_eq!(in_place_of(fault, &entry(&head), &any, now), None);
         }
     }
 
@@ -249,13 +288,17 @@ mod tests {
                 Fault::Kind(Kind::FirstByteTimeout),
                 Fault::Kind(Kind::Connect),
             ] {
-                assert_eq!(in_place_of(fault, &head, &NOTHING, now), covered, "{limit} {fault:?}");
+                assert_eq!(
+                    in_place_of(fault, &entry(&head), &NOTHING, now),
+                    covered,
+                    "{limit} {fault:?}"
+                );
             }
         }
         let no_cache = RequestControl { no_cache: true, ..NOTHING };
-        assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &head, &no_cache, now), None);
+        assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &entry(&head), &no_cache, now), None);
         head.status = StatusCode::BAD_GATEWAY;
-        assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &head, &NOTHING, now), None);
+        assert_eq!(in_place_of(Fault::Kind(Kind::Connect), &entry(&head), &NOTHING, now), None);
         assert_eq!(Fault::of_status(StatusCode::NOT_FOUND), None);
         assert_eq!(Fault::of_status(StatusCode::NOT_IMPLEMENTED), None);
     }
@@ -264,12 +307,37 @@ mod tests {
     fn without_a_word_only_an_origin_out_of_reach_is_covered_and_for_a_day() {
         let (head, now) = head(5);
         let covers = |fault, later| {
-            in_place_of(fault, &head, &NOTHING, now + Duration::from_secs(later)).is_some()
+            in_place_of(fault, &entry(&head), &NOTHING, now + Duration::from_secs(later)).is_some()
         };
         assert!(covers(Fault::Kind(Kind::Connect), 0));
         assert!(covers(Fault::Kind(Kind::Reset), 86_399));
         assert!(!covers(Fault::Kind(Kind::Connect), 86_400));
         assert!(!covers(Fault::Kind(Kind::FirstByteTimeout), 0));
         assert!(!covers(Fault::Status(StatusCode::BAD_GATEWAY), 0));
+    }
+
+    #[test]
+    fn a_response_that_was_purged_softly_is_served_while_it_is_fetched_anew() {
+        let (mut head, now) = head(60);
+        head.terms.must_revalidate = true;
+        let purged = entry(&head);
+        purged.publish();
+        assert!(purged.purge(Mode::Expire, now));
+        assert!(!purged.purge(Mode::Expire, now), "it was counted");
+        assert!(!purged.is_fresh(now));
+        assert_eq!(purged.ttl(now + Duration::from_secs(3)), -3);
+        assert_eq!(reuse(&purged, &NOTHING, now), Reuse::Stale(StaleReason::SoftPurge));
+        let failed = in_place_of(Fault::Kind(Kind::Connect), &purged, &NOTHING, now);
+        assert_eq!(failed, Some(StaleReason::SoftPurge));
+        // Past its own end only what it says itself counts.
+        let later = now + Duration::from_secs(60);
+        assert_eq!(reuse(&purged, &NOTHING, later), Reuse::Ask);
+        let (mut head, now) = revalidating(6, 5);
+        head.terms.stale_if_error = None;
+        let purged = entry(&head);
+        purged.purge(Mode::Expire, now);
+        let at = |seconds| reuse(&purged, &NOTHING, now + Duration::from_secs(seconds));
+        assert_eq!(at(4), Reuse::Stale(StaleReason::SoftPurge));
+        assert_eq!(at(5), Reuse::Ask);
     }
 }

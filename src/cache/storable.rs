@@ -62,6 +62,8 @@ pub enum Refusal {
     NoLifetime,
     /// It would always be stale, and nothing could validate it.
     NoValidator,
+    /// It could not be purged by all of its tags.
+    TooManyTags,
     /// The body is larger than `object_max`, or the cache has no room.
     TooLarge,
 }
@@ -80,6 +82,7 @@ impl Refusal {
             Self::NotUnderstood => "not-understood",
             Self::NoLifetime => "no-lifetime",
             Self::NoValidator => "no-validator",
+            Self::TooManyTags => "too-many-tags",
             Self::TooLarge => "too-large",
         }
     }

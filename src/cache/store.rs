@@ -17,7 +17,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use super::entry::{ENTRY_OVERHEAD, Entry};
 use super::key::{CarriedHash, Key, KeyRef};
-use super::variants::{Uncacheable, Variants};
+use super::variants::{Searches, Uncacheable, Variants};
 use crate::memory::{Charge, Memory};
 use crate::metrics::Counter;
 
@@ -44,6 +44,8 @@ pub(super) enum Slot {
     Entry(Arc<Entry>),
     /// The URL varies: which variants there are, and by which fields.
     Variants(Arc<Variants>),
+    /// What the responses of a path said of its queries.
+    Searches(Arc<Searches>),
     /// Its answers were not storable a short while ago.
     Uncacheable(Arc<Uncacheable>),
     /// Makes room; never seen outside of [`Tier::evict`].
@@ -63,7 +65,7 @@ impl Slot {
     fn weight(&self) -> u64 {
         match self {
             Self::Entry(entry) => entry.weight(),
-            Self::Variants(_) | Self::Uncacheable(_) => ENTRY_OVERHEAD,
+            Self::Variants(_) | Self::Searches(_) | Self::Uncacheable(_) => ENTRY_OVERHEAD,
             Self::Ballast(bytes) => *bytes,
         }
     }
@@ -135,6 +137,11 @@ impl Store {
         self.small.cache.get(&key).or_else(|| self.large.cache.get(&key))
     }
 
+    /// The same without counting as a use.
+    pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<Slot> {
+        self.small.cache.peek(&key).or_else(|| self.large.cache.peek(&key))
+    }
+
     /// Puts a slot under a key, in place of what was there.
     pub(super) fn insert(&self, key: Key, slot: Slot) {
         let (home, other) = if slot.weight() > SMALL_BYTES_MAX {
@@ -199,21 +206,6 @@ impl Store {
                 visit(&key, &slot);
             }
         }
-    }
-
-    /// Removes everything; how many entries it were.
-    pub(super) fn clear(&self) -> u64 {
-        let mut entries = 0;
-        for tier in [&self.small, &self.large] {
-            let keys: Vec<Key> = tier.cache.iter().map(|(key, _)| key).collect();
-            for key in keys {
-                if let Some(Slot::Entry(entry)) = tier.remove(key.as_ref()) {
-                    entry.set_live(false);
-                    entries += 1;
-                }
-            }
-        }
-        entries
     }
 
     pub(super) fn entries(&self) -> u64 {
@@ -437,7 +429,7 @@ mod tests {
             assert!(store.memory.used() < bytes as u64 + 2 * ENTRY_OVERHEAD + 1024);
         }
         assert_eq!(store.evictions.value(), 0);
-        assert_eq!(store.clear(), 1);
+        store.remove(key.as_ref());
         assert_eq!(store.memory.used(), 0);
     }
 }

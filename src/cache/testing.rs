@@ -1,14 +1,19 @@
 //! What tests of the cache begin with.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, ETAG};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::entry::Head;
 use super::freshness::LifetimeSource;
+use super::key::{Key, KeyBuffer, primary};
 use super::policy::PolicyField;
 use super::storable::Terms;
+use super::tags::tags_of;
+use super::{Cache, Join, Lead, Lookup};
 use crate::config::model;
 
 /// A head that came this moment, five seconds old.
@@ -34,6 +39,7 @@ pub(crate) fn head(lifetime_seconds: u64) -> Head {
         initial_age: Duration::from_secs(5),
         received: Instant::now(),
         may_code: false,
+        tags: Box::default(),
     }
 }
 
@@ -46,4 +52,51 @@ pub(crate) fn config(memory_bytes_max: u64, object_bytes_max: u64) -> model::Cac
         status_key: false,
         name: "headwater".into(),
     }
+}
+
+pub(super) fn cache(memory_bytes_max: u64) -> Arc<Cache> {
+    Cache::new(&config(memory_bytes_max, memory_bytes_max / 4), 1)
+}
+
+/// Of a URL on the host `h`.
+pub(super) fn url(cache: &Cache, path: &str, query: Option<&str>) -> Key {
+    primary("h", path, query, &mut KeyBuffer::default(), cache.hasher()).to_owned()
+}
+
+pub(super) fn led(cache: &Arc<Cache>, key: &Key, request: &HeaderMap) -> Lead {
+    match cache.join(key.as_ref(), request) {
+        Join::Lead(lead) => lead,
+        other => unreachable!("nobody else fetches: {other:?}"),
+    }
+}
+
+/// Brings a response with these fields.
+pub(super) async fn fill(lead: Lead, request: &HeaderMap, fields: &[(&'static str, &'static str)]) {
+    let mut head = head(60);
+    for (name, value) in fields {
+        let name = HeaderName::from_static(name);
+        head.headers.append(name, HeaderValue::from_static(value));
+    }
+    head.tags = tags_of(&head.headers, &[], lead.hasher()).into();
+    let filled = lead.fill(head, Some(3), request);
+    let mut fill = filled.map_err(|(_, refusal)| refusal).expect("room");
+    assert!(fill.push(Bytes::from_static(b"abc")).await);
+    fill.finish();
+}
+
+pub(super) async fn store(
+    cache: &Arc<Cache>,
+    key: &Key,
+    request: &HeaderMap,
+    fields: &[(&'static str, &'static str)],
+) {
+    fill(led(cache, key, request), request, fields).await;
+}
+
+pub(super) fn lookup(cache: &Cache, key: &Key, request: &HeaderMap) -> Lookup {
+    cache.lookup(key.as_ref(), || request, &mut KeyBuffer::default(), Instant::now())
+}
+
+pub(super) fn is_hit(cache: &Cache, key: &Key, request: &HeaderMap) -> bool {
+    matches!(lookup(cache, key, request), Lookup::Fresh(_))
 }

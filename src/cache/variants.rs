@@ -1,15 +1,18 @@
 //! What is remembered about a URL beside its entries.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::key::Key;
+use super::key::{Key, KeyBuffer, KeyHasher, KeyRef, UrlParts};
+use super::search::SearchRule;
 use super::vary::VaryFields;
 use crate::memory::Charge;
 
-/// Variants of one URL whose keys are remembered, for purges. The oldest is forgotten first, and
-/// its entry removed.
-const VARIANTS_MAX: usize = 16;
+/// Rules of one path about its queries that are remembered. The oldest is forgotten first.
+const RULES_MAX: usize = 4;
+/// Begins the part of a key that stands for a query without what makes no difference. No query
+/// holds a control character.
+const SEARCH: u8 = 0;
 
 /// A URL whose responses vary.
 #[derive(Debug)]
@@ -32,20 +35,101 @@ impl Variants {
         Self { fields, keys: Mutex::default(), _charge: charge }
     }
 
-    /// Remembers a variant; the key of the one that had to make room.
-    pub(super) fn add(&self, key: Key, charge: Charge) -> Option<Key> {
+    /// Remembers a variant, for purges; the keys of those that had to make room, the oldest.
+    pub(super) fn add(&self, key: Key, charge: Charge, variants_max: usize) -> Vec<Key> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.iter().any(|(known, _)| *known == key) {
-            return None;
+            return Vec::new();
         }
         keys.push((key, charge));
-        (keys.len() > VARIANTS_MAX).then(|| keys.remove(0).0)
+        let excess = keys.len().saturating_sub(variants_max);
+        keys.drain(..excess).map(|(key, _)| key).collect()
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.iter().map(|(key, _)| key.clone()).collect()
     }
+}
+
+/// What the responses of one path said of its queries.
+#[derive(Debug)]
+pub(super) struct Searches {
+    /// The latest first.
+    rules: Vec<Search>,
+    _charge: Charge,
+}
+
+/// A rule about queries, and what it has in the keys of the responses that follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Search {
+    rule: Arc<SearchRule>,
+    /// Once it is forgotten, none of the responses is found again.
+    serial: u64,
+}
+
+impl Search {
+    pub(super) fn new(rule: SearchRule, serial: u64) -> Self {
+        Self { rule: Arc::new(rule), serial }
+    }
+
+    pub(super) fn is(&self, rule: &SearchRule) -> bool {
+        *self.rule == *rule
+    }
+
+    /// What stands for a query in keys.
+    pub(super) fn form(&self, query: Option<&[u8]>) -> Vec<u8> {
+        let mut form = KeyBuffer::default();
+        self.rule.push(query, &mut form);
+        let mut bytes = vec![SEARCH];
+        bytes.extend_from_slice(&self.serial.to_le_bytes());
+        bytes.extend_from_slice(form.bytes());
+        bytes
+    }
+
+    /// The key of a URL with this form of its query; `None` for what is no URL.
+    pub(super) fn key<'a>(
+        &self,
+        key: KeyRef<'_>,
+        buffer: &'a mut KeyBuffer,
+        hasher: &KeyHasher,
+    ) -> Option<KeyRef<'a>> {
+        let url = key.url().filter(|url| !is_form(url))?;
+        let form = self.form(url.query);
+        Some(buffer.clear().part(url.host).part(url.path).part(&form).parts(url.rest).key(hasher))
+    }
+}
+
+impl Searches {
+    /// With one more rule.
+    pub(super) fn with(known: Option<&Self>, search: Search, charge: Charge) -> Self {
+        let mut rules = vec![search];
+        rules.extend(known.iter().flat_map(|it| it.rules.iter().cloned()));
+        rules.truncate(RULES_MAX);
+        Self { rules, _charge: charge }
+    }
+
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Search> {
+        self.rules.iter()
+    }
+
+    pub(super) fn bytes_len(&self) -> u64 {
+        self.rules.iter().map(|search| search.rule.bytes_len() as u64).sum()
+    }
+}
+
+/// The key under which the rules of a path are.
+pub(super) fn searches_key<'a>(
+    host: &[u8],
+    path: &[u8],
+    buffer: &'a mut KeyBuffer,
+    hasher: &KeyHasher,
+) -> KeyRef<'a> {
+    buffer.clear().part(host).part(path).part(&[SEARCH]).key(hasher)
+}
+
+fn is_form(url: &UrlParts<'_>) -> bool {
+    url.query.is_some_and(|query| query.first() == Some(&SEARCH))
 }
 
 impl Uncacheable {

@@ -6,6 +6,7 @@ use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
+use super::preference;
 
 /// What the varied fields of a request may hold together, in bytes. Longer ones are nobody's real
 /// preference, and every variant's key holds them.
@@ -86,15 +87,22 @@ impl VaryFields {
     }
 }
 
-/// All lines of a field as one list, white space around its members left out; `None` where the
-/// field is absent.
-fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    let mut lines = headers.get_all(name).iter().peekable();
-    lines.peek()?;
+/// All lines of a field as one list, white space around its members left out and preferences in
+/// one spelling (RFC 9111 §4.1); `None` where the field is absent.
+pub(super) fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let lines = headers.get_all(name);
+    lines.iter().next()?;
+    let members = || {
+        let members = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        members.map(<[u8]>::trim_ascii)
+    };
+    if preference::is_preference(name)
+        && let Some(normal) = preference::normal(name, members())
+    {
+        return Some(normal);
+    }
     let mut value = Vec::new();
-    let members =
-        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    for (index, member) in members.enumerate() {
+    for (index, member) in members().enumerate() {
         if index > 0 {
             value.push(b',');
         }
@@ -134,11 +142,19 @@ mod tests {
     #[test]
     fn lines_and_white_space_of_a_list_do_not_matter() {
         let hasher = KeyHasher::default();
-        let vary = VaryFields::of(&headers(&[("vary", "accept")])).expect("a field");
-        let one = key(&vary, &hasher, &headers(&[("accept", "a,b")]));
-        assert_eq!(one, key(&vary, &hasher, &headers(&[("accept", "a , b")])));
-        assert_eq!(one, key(&vary, &hasher, &headers(&[("accept", "a"), ("accept", "b")])));
-        assert_ne!(one, key(&vary, &hasher, &headers(&[("accept", "b,a")])));
+        let vary = VaryFields::of(&headers(&[("vary", "x")])).expect("a field");
+        let one = key(&vary, &hasher, &headers(&[("x", "a,b")]));
+        assert_eq!(one, key(&vary, &hasher, &headers(&[("x", "a , b")])));
+        assert_eq!(one, key(&vary, &hasher, &headers(&[("x", "a"), ("x", "b")])));
+        assert_ne!(one, key(&vary, &hasher, &headers(&[("x", "b,a")])));
+    }
+
+    #[test]
+    fn preferences_in_another_order_select_the_same_variant() {
+        let hasher = KeyHasher::default();
+        let vary = VaryFields::of(&headers(&[("vary", "accept-language")])).expect("a field");
+        let one = key(&vary, &hasher, &headers(&[("accept-language", "en, de")]));
+        assert_eq!(one, key(&vary, &hasher, &headers(&[("accept-language", "DE,en")])));
     }
 
     #[test]

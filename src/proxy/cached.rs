@@ -31,7 +31,7 @@ pub(super) fn stored(
     form: Form,
 ) -> Response<ReplyBody> {
     exchange.cache = Some(stale.map_or(CacheStatus::Hit, |_| CacheStatus::Stale));
-    let ttl = entry.head.ttl(exchange.started.into_std());
+    let ttl = entry.ttl(exchange.started.into_std());
     let detail = stale.map(StaleReason::as_str);
     let told = Told { kind: FieldKind::Hit, ttl: Some(ttl), detail };
     deliver::cached(exchange, asked, &entry.head, form, || Body::stored(&entry.body), &told)
@@ -82,7 +82,7 @@ pub(super) async fn fetched(
                 Fault::Status(status) => Some(status.as_u16()),
                 Fault::Kind(_) => None,
             };
-            let ttl = entry.head.ttl(Instant::now());
+            let ttl = entry.ttl(Instant::now());
             let kind = FieldKind::StoodIn { status };
             let told = Told { kind, ttl: Some(ttl), detail: Some(reason.as_str()) };
             let form = coding::chosen(&exchange, asked, &entry).await;
@@ -91,10 +91,11 @@ pub(super) async fn fetched(
         Fetched::Shared { shared, reader, led, private } => {
             exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
             let kind = match led {
-                true => why.answered(None, true),
+                true => why.answered(None, shared.is_stored),
                 false => FieldKind::Collapsed(why),
             };
-            let told = Told { kind, ttl: None, detail: None };
+            let detail = (!shared.is_stored).then_some("min-uses");
+            let told = Told { kind, ttl: None, detail };
             let form = coding::passing(&exchange, asked, &shared.head);
             let head = with_private(&shared.head, private);
             deliver::cached(exchange, asked, &head, form, || Body::stream(reader), &told)

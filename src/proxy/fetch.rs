@@ -19,11 +19,12 @@ use super::whole::Place;
 use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::key::Key;
-use crate::cache::reuse::{self, Fault, Reuse, StaleReason};
+use crate::cache::reuse::{self, Fault, StaleReason};
 use crate::cache::status::Forward;
 use crate::cache::storable::Refusal;
 use crate::cache::{
-    Cache, Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcome, Shared, conditional,
+    Cache, Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcome, Scope, Shared,
+    conditional,
 };
 use crate::config::model::RouteCache;
 use crate::error::{Error, Kind};
@@ -40,6 +41,8 @@ const REFRESH_TASKS_MAX: usize = 1024;
 pub(super) struct Plan {
     pub backend: Arc<Backend>,
     pub cache: Arc<RouteCache>,
+    /// It was asked for often enough to be stored.
+    pub is_used_enough: bool,
     /// The route's answers may be sent in a coding.
     pub compress: bool,
     pub key: Key,
@@ -119,7 +122,7 @@ impl Plan {
     /// What is stored, if it answers although the origin failed.
     fn stand_in(&self, fault: Fault) -> Option<Fetched> {
         let entry = self.stale.as_ref().filter(|entry| entry.is_live())?;
-        let reason = reuse::in_place_of(fault, &entry.head, &self.demands, Instant::now())?;
+        let reason = reuse::in_place_of(fault, entry, &self.demands, Instant::now())?;
         Some(Fetched::StoodIn { entry: entry.clone(), reason, fault })
     }
 
@@ -132,7 +135,7 @@ impl Plan {
     fn may_share(&self, head: &Head) -> bool {
         (!self.authorized || head.terms.for_authorized)
             && (head.received >= self.asked
-                || reuse::reuse(head, &self.demands, Instant::now()) == Reuse::Fresh)
+                || reuse::is_usable(head, &self.demands, Instant::now()))
     }
 
     /// A response that another fetch brought after this request had looked.
@@ -244,7 +247,9 @@ pub(super) async fn head(
         let is_same = stale.head.status == StatusCode::OK
             && conditional::describes(response.headers(), &stale.head.headers, bytes);
         let head = is_same
-            .then(|| confirmed(plan, stale, response.headers(), &outgoing.headers, sent).ok())
+            .then(|| {
+                confirmed(local, plan, stale, response.headers(), &outgoing.headers, sent).ok()
+            })
             .flatten();
         let Some(head) = head else {
             lead.forget(stale);
@@ -311,13 +316,15 @@ async fn followed(
             Err(_) => return plan.stand_in_or(Kind::Deadline.into()).map(Followed::Answered),
         },
     };
-    let variant = match &outcome {
-        Outcome::Streaming(shared) => shared.variant.as_ref(),
-        Outcome::Confirmed { variant, .. } => variant.as_ref(),
+    let scope = match &outcome {
+        Outcome::Streaming(shared) => Some(&shared.scope),
+        Outcome::Confirmed { scope, .. } => Some(scope),
         Outcome::Found => return Ok(Followed::Regroup),
         Outcome::Alone(_) | Outcome::Failed(_) => None,
     };
-    if variant.is_some_and(|it| !it.is_for(plan.key.as_ref(), request, cache.hasher())) {
+    let holds = |scope: &Scope| scope.holds(plan.key.as_ref(), request, cache.hasher());
+    // A purge may have come before this request and after the fetch had begun.
+    if scope.is_some_and(|scope| !holds(scope) || cache.condemns(flight)) {
         return Ok(Followed::Regroup);
     }
     Ok(match outcome {

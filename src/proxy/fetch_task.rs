@@ -20,6 +20,7 @@ use crate::cache::control::RequestControl;
 use crate::cache::policy::{self, HEADWATER_CACHE_CONTROL};
 use crate::cache::reuse::{self, Fault};
 use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
+use crate::cache::tags::{self, TAGS_MAX, Tag};
 use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
 use crate::compress::eligible;
 use crate::error::{Error, Kind};
@@ -104,7 +105,7 @@ impl Fetch {
         sent: Instant,
         trace: Trace,
     ) {
-        match confirmed(&self.plan, stale, response.headers(), request, sent) {
+        match confirmed(&self.local, &self.plan, stale, response.headers(), request, sent) {
             Ok(head) => {
                 let mut names = storable::omitted(response.headers(), None, &self.plan.cache);
                 // A confirmation's cookies are for the client whose request caused it.
@@ -124,7 +125,7 @@ impl Fetch {
     /// Stores an answer and shares it, or hands it to the leader alone.
     async fn take(
         self,
-        lead: Lead,
+        mut lead: Lead,
         response: Response<Body>,
         outgoing: &Outgoing,
         sent: Instant,
@@ -132,7 +133,7 @@ impl Fetch {
     ) {
         let status = response.status();
         if let (Some(fault), Some(stale)) = (Fault::of_status(status), &self.plan.stale)
-            && reuse::in_place_of(fault, &stale.head, &RequestControl::default(), Instant::now())
+            && reuse::in_place_of(fault, stale, &RequestControl::default(), Instant::now())
                 .is_some()
         {
             // Each of those who wait takes what is stored, if its client allows that.
@@ -154,8 +155,16 @@ impl Fetch {
         let omitted = storable::omitted(response.headers(), None, &self.plan.cache);
         let private = taken(&mut headers, &omitted);
         let may_code = self.plan.compress && eligible::may_code(status, &headers, length);
+        let tags = match tags(&self.local, &self.plan, &headers) {
+            Ok(tags) => tags,
+            Err(refusal) => return self.hand_over(lead, response, refusal, trace),
+        };
+        if !self.plan.is_used_enough {
+            lead.pass();
+        }
         let received = Instant::now();
-        let head = Head { status, headers, own_control, terms, initial_age, received, may_code };
+        let head =
+            Head { status, headers, own_control, terms, initial_age, received, may_code, tags };
         match lead.fill(head, length, &outgoing.headers) {
             Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
             Ok(fill) => {
@@ -180,6 +189,7 @@ impl Fetch {
 /// The head of a stored response after the origin confirmed it (RFC 9111 §4.3.4) in answer to a
 /// request with these fields, sent then.
 pub(super) fn confirmed(
+    local: &Local,
     plan: &Plan,
     stale: &Entry,
     update: &HeaderMap,
@@ -206,7 +216,15 @@ pub(super) fn confirmed(
     taken(&mut headers, &omitted);
     let may_code = plan.compress && eligible::may_code(status, &headers, Some(stale.body.bytes()));
     let received = Instant::now();
-    Ok(Head { status, headers, own_control, terms, initial_age, received, may_code })
+    let tags = tags(local, plan, &headers)?;
+    Ok(Head { status, headers, own_control, terms, initial_age, received, may_code, tags })
+}
+
+/// By what a response with these fields may be purged, beside its URL.
+fn tags(local: &Local, plan: &Plan, headers: &HeaderMap) -> Result<Box<[Tag]>, Refusal> {
+    let snapshot = local.snapshot();
+    let tags = tags::tags_of(headers, &plan.cache.tags, snapshot.cache.hasher());
+    if tags.len() > TAGS_MAX { Err(Refusal::TooManyTags) } else { Ok(tags.into()) }
 }
 
 /// Takes these fields off; what they were.

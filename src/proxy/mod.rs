@@ -7,6 +7,7 @@
 
 pub mod access_log;
 mod cached;
+mod caching;
 pub mod client;
 mod coded_body;
 mod coding;
@@ -19,6 +20,7 @@ mod forward;
 mod forwarded;
 mod headers;
 mod hex;
+mod invalidate;
 pub mod local;
 mod log_format;
 mod outgoing;
@@ -33,27 +35,23 @@ mod whole;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::body::Body;
-use crate::cache::control::RequestControl;
-use crate::cache::key::{self, Key};
 use crate::cache::policy::HEADWATER_CACHE_CONTROL;
-use crate::cache::reuse::{self, Reuse, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind};
-use crate::cache::{Entry, Lookup};
-use crate::config::model::ClientDirectives;
 use crate::error::Kind;
 use crate::route::template;
-use crate::snapshot::{Action, Backend, Route};
+use crate::snapshot::{Action, Backend};
+use caching::{Caching, Found};
 use client::ClientConnection;
 use coding::Choice;
 use deliver::{Asked, Told};
 use exchange::Exchange;
-use fetch::{Fetched, Plan};
+use fetch::Fetched;
 use forward::{Answer, Trace};
 use local::Local;
 use target::Target;
@@ -118,11 +116,17 @@ pub fn handle(
         return now(deliver::error(exchange, &parts.headers, Kind::BodyTooLarge));
     }
 
-    let caching = match caching(route, &parts, &body) {
-        Caching::Used => match look_up(local, &exchange, &parts, &target) {
+    let caching = match caching::of(route, &parts, &body) {
+        Caching::Used => match caching::look_up(local, &exchange, &parts, &target) {
             Found::Stored { entry, stale, refresh: missed } => {
                 if let Some(missed) = missed {
-                    refresh(&mut exchange, &parts, body, &target, (index, backend, missed));
+                    caching::refresh(
+                        &mut exchange,
+                        &parts,
+                        body,
+                        &target,
+                        (index, backend, missed),
+                    );
                 }
                 return match coding::choose(&exchange, &asked, &entry) {
                     Choice::Form(form) => {
@@ -136,6 +140,7 @@ pub fn handle(
                 };
             }
             Found::Other(missed) => Caching::Missed(missed),
+            Found::NoKey => Caching::Bypass("key-too-long"),
         },
         other => other,
     };
@@ -147,43 +152,6 @@ fn now(response: Response<ReplyBody>) -> Reply {
     Reply::Now(Some(response))
 }
 
-/// How the cache takes part in a request.
-#[derive(Debug)]
-enum Caching {
-    /// The route does without.
-    Off,
-    /// The method does.
-    Method,
-    /// The request does; why.
-    Bypass(&'static str),
-    /// It is asked.
-    Used,
-    /// It was asked, and has nothing fresh.
-    Missed(Missed),
-}
-
-#[derive(Debug)]
-struct Missed {
-    key: Key,
-    /// Stored, but not the answer.
-    stale: Option<Arc<Entry>>,
-    /// Fetch without sharing.
-    alone: bool,
-    only_if_cached: bool,
-    /// What the client asks of stored responses, where that counts.
-    demands: RequestControl,
-}
-
-enum Found {
-    /// To be served, be it stale; then to be fetched anew if nobody does that.
-    Stored {
-        entry: Arc<Entry>,
-        stale: Option<StaleReason>,
-        refresh: Option<Missed>,
-    },
-    Other(Missed),
-}
-
 /// What is left to do for a request that has to wait.
 struct Job {
     target: target::Owned,
@@ -191,112 +159,6 @@ struct Job {
     /// Of the route.
     index: usize,
     caching: Caching,
-}
-
-/// Whether the cache takes part, by the route and the request's head.
-fn caching(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
-    if route.spec.cache.is_none() {
-        return Caching::Off;
-    }
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Caching::Method;
-    }
-    if !http_body::Body::is_end_stream(body) {
-        return Caching::Bypass("request-body");
-    }
-    if route.spec.websocket && outgoing::wants_upgrade(parts) {
-        return Caching::Bypass("upgrade");
-    }
-    if RequestControl::of(&parts.headers).no_store {
-        return Caching::Bypass("no-store");
-    }
-    if outgoing::is_conditional_on_state(&parts.headers) {
-        // RFC 9111 §4.3.2: only the origin can tell.
-        return Caching::Bypass("precondition");
-    }
-    Caching::Used
-}
-
-fn look_up(local: &Local, exchange: &Exchange, parts: &Parts, target: &Target<'_>) -> Found {
-    let cache = &exchange.snapshot.cache;
-    let mut key = local.key.borrow_mut();
-    let key = key::primary(&target.host, &target.path, target.query, &mut key, cache.hasher());
-    let mut variant = local.variant_key.borrow_mut();
-    let now = exchange.started.into_std();
-    let found = cache.lookup(key, || outgoing::fields(exchange, parts, target), &mut variant, now);
-    let authorized = parts.headers.contains_key(AUTHORIZATION);
-    let control = || RequestControl::of(&parts.headers);
-    let obeys = exchange
-        .route()
-        .and_then(|route| route.spec.cache.as_ref())
-        .is_some_and(|rules| rules.client_directives == ClientDirectives::Obey);
-    let demands = if obeys { control() } else { RequestControl::default() };
-    let missed = |stale, alone, demands| {
-        let only_if_cached = control().only_if_cached;
-        Missed { key: key.to_owned(), stale, alone, only_if_cached, demands }
-    };
-    let is_fresh = matches!(found, Lookup::Fresh(_));
-    let entry = match found {
-        Lookup::Fresh(entry) | Lookup::Stale(entry) => entry,
-        Lookup::Absent => return Found::Other(missed(None, authorized, demands)),
-        Lookup::Uncacheable => return Found::Other(missed(None, true, demands)),
-    };
-    if authorized && !entry.head.terms.for_authorized {
-        // RFC 9111 §3.5, read both ways: what is not marked as shared does not answer authorized
-        // requests.
-        return Found::Other(missed(None, true, demands));
-    }
-    if is_fresh && !obeys {
-        return Found::Stored { entry, stale: None, refresh: None };
-    }
-    match reuse::reuse(&entry.head, &demands, now) {
-        Reuse::Fresh => Found::Stored { entry, stale: None, refresh: None },
-        Reuse::Stale(reason) => {
-            let begins = reason == StaleReason::WhileRevalidate && entry.claim_refresh(now);
-            let refresh = begins.then(|| missed(Some(entry.clone()), false, demands));
-            Found::Stored { entry, stale: Some(reason), refresh }
-        }
-        Reuse::Ask => Found::Other(missed(Some(entry), false, demands)),
-    }
-}
-
-/// Has what is about to be served stale fetched anew. The client's going does not end that.
-fn refresh(
-    exchange: &mut Exchange,
-    parts: &Parts,
-    body: Incoming,
-    target: &Target<'_>,
-    (index, backend, missed): (usize, Arc<Backend>, Missed),
-) {
-    let snapshot = exchange.snapshot.clone();
-    let route = &snapshot.routes[index];
-    let Ok(mut outgoing) = outgoing::outgoing(exchange, parts, body, target, route) else { return };
-    // The client may have asked for the head only.
-    outgoing.method = Method::GET;
-    let local = exchange.local.clone();
-    fetch::refresh(&local, plan(exchange, parts, route, backend, missed), outgoing);
-}
-
-fn plan(
-    exchange: &Exchange,
-    parts: &Parts,
-    route: &Route,
-    backend: Arc<Backend>,
-    missed: Missed,
-) -> Plan {
-    Plan {
-        backend,
-        cache: route.spec.cache.clone().unwrap_or_default(),
-        compress: route.spec.compress,
-        key: missed.key,
-        stale: missed.stale,
-        alone: missed.alone,
-        authorized: parts.headers.contains_key(AUTHORIZATION),
-        ranged: parts.method == Method::GET && parts.headers.contains_key(RANGE),
-        demands: missed.demands,
-        asked: exchange.started.into_std(),
-        deadline: route.spec.timeout.map(|timeout| exchange.started + timeout),
-    }
 }
 
 /// Answers a request that has to wait for a backend.
@@ -326,7 +188,7 @@ async fn serve(
             return deliver::failure(exchange, &parts.headers, Kind::NotCached, Some(told));
         }
         Caching::Missed(missed) => {
-            let plan = plan(&exchange, &parts, route, backend, missed);
+            let plan = caching::plan(&exchange, &parts, route, backend, missed);
             let whole = Whole::of(&plan, &outgoing);
             // Boxed, as all that is rare on the way: every waiting request carries this future.
             let fetched = match parts.method {
@@ -353,29 +215,18 @@ async fn serve(
         }
     };
     exchange.follow(trace);
-    let told = told(&mut exchange, &caching);
+    let told = caching::told(&mut exchange, &caching);
     match answer {
-        Ok(Answer::Response(response)) => from_backend(exchange, &asked, response, told),
+        Ok(Answer::Response(response)) => {
+            invalidate::after(&snapshot, &asked, &response);
+            from_backend(exchange, &asked, response, told)
+        }
         Ok(Answer::Upgraded { head, tunnel, lease }) => {
             let idle_max = backend.spec.timeouts.tunnel;
             tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
         }
         Err(error) => failed(exchange, &asked, &error, told),
     }
-}
-
-/// What the cache did for a request that went past it.
-fn told(exchange: &mut Exchange, caching: &Caching) -> Option<Told<'static>> {
-    let (status, kind, detail) = match caching {
-        Caching::Off => return None,
-        Caching::Method => (CacheStatus::Bypass, FieldKind::Method, None),
-        Caching::Bypass(why) => (CacheStatus::Bypass, FieldKind::Bypass, Some(*why)),
-        Caching::Used | Caching::Missed(_) => {
-            (CacheStatus::Miss, FieldKind::Miss { stored: false }, None)
-        }
-    };
-    exchange.cache = Some(status);
-    Some(Told { kind, ttl: None, detail })
 }
 
 /// Sends a backend's answer; a bare status of a folder gets a page.

@@ -9,6 +9,16 @@ use crate::config::model::{Name, Route};
 
 use super::Query;
 
+/// The conditions of a route in one spelling; `None` where it has none.
+pub fn describe(route: &Route) -> Option<String> {
+    if route.listeners.is_empty() {
+        return None;
+    }
+    let mut listeners: Vec<&str> = route.listeners.iter().map(|name| &**name).collect();
+    listeners.sort_unstable();
+    Some(format!("listeners={}", listeners.join(",")))
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Conditions {
     /// Empty: any.

@@ -7,7 +7,7 @@
 //! Deliberately absent: statuses (`proxy::respond` makes a 404 of [`Lookup::NoRoute`]), the checks
 //! of single values (`config` has made them) and parameters captured from paths.
 
-mod conditions;
+pub mod conditions;
 pub mod explain;
 pub mod host;
 mod level;

@@ -13,6 +13,7 @@ pub mod stats;
 pub mod testing;
 mod via;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -24,7 +25,8 @@ pub use route::{Action, Route};
 use stats::RouteStats;
 pub use via::Via;
 
-use crate::cache::Cache;
+use crate::cache::key_spec::QuerySpec;
+use crate::cache::{Cache, UrlTarget};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Name};
 use crate::files::Reader;
@@ -44,6 +46,8 @@ pub struct Snapshot {
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteStats>,
     pub cache: Arc<Cache>,
+    /// Every way in which routes make keys of queries, each once.
+    queries: Vec<QuerySpec>,
     pub via: Via,
 }
 
@@ -76,7 +80,14 @@ impl Snapshot {
             return Err(problems);
         };
         let unrouted = RouteStats::grown(previous.map(|snapshot| &*snapshot.unrouted), ids);
+        let mut queries = vec![QuerySpec::default()];
+        for route in &routes {
+            if !queries.contains(route.key.query()) {
+                queries.push(route.key.query().clone());
+            }
+        }
         let snapshot = Self {
+            queries,
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
             via: Via::new(&config.cache.name),
             config,
@@ -96,6 +107,15 @@ impl Snapshot {
             Lookup::Found(index) => Some(index),
             Lookup::NoRoute => None,
         }
+    }
+
+    /// What the cache may hold of a URL; host and path in their normal forms.
+    pub fn url_target(&self, host: &str, path: &str, query: Option<&str>) -> UrlTarget {
+        let mut queries: Vec<_> =
+            self.queries.iter().map(|spec| spec.form(query).map(Cow::into_owned)).collect();
+        queries.sort_unstable();
+        queries.dedup();
+        UrlTarget { host: host.to_owned(), path: path.to_owned(), queries }
     }
 
     /// The ids of all endpoints.

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::stats::RouteStats;
+use crate::cache::key_spec::KeySpec;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Name};
+use crate::route::conditions;
 use crate::route::table::Tie;
 
 #[derive(Debug)]
 pub struct Route {
     pub spec: model::Route,
     pub action: Action,
+    /// How the cache's keys are made.
+    pub key: KeySpec,
     pub stats: Arc<RouteStats>,
 }
 
@@ -35,7 +39,9 @@ impl Route {
             model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
             model::Action::Respond(respond) => Action::Respond(respond.clone()),
         };
-        Some(Self { spec: spec.clone(), action, stats: Arc::new(stats) })
+        let rules = spec.cache.as_ref().map(|cache| cache.key.clone()).unwrap_or_default();
+        let key = KeySpec::new(&rules, conditions::describe(spec));
+        Some(Self { spec: spec.clone(), action, key, stats: Arc::new(stats) })
     }
 }
 
