@@ -1,7 +1,8 @@
 //! Dates as a cache reads them (RFC 9110 §5.6.7, RFC 9111 §4.2).
 //!
 //! A cache takes all three formats in any case, and no zone but GMT. A year of two digits is the
-//! latest one that is not more than fifty years ahead.
+//! latest one that is not more than fifty years ahead. The day of the week must be one, but says
+//! nothing: origins get it wrong.
 
 use std::time::SystemTime;
 
@@ -11,21 +12,31 @@ use time::OffsetDateTime;
 
 /// The longest date, `Wednesday, 09-Nov-94 08:49:37 GMT`, with room for odd spaces, in bytes.
 const DATE_BYTES_MAX: usize = 48;
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 /// RFC 9110 §5.6.7: what seems to be further ahead is of the century before.
 const YEARS_AHEAD_MAX: i32 = 50;
 
-/// Reads a date, as seen at `now`. `None` for what is none, also where day and date do not agree.
+/// Reads a date, as seen at `now`. `None` for what is none.
 pub fn parse(value: &HeaderValue, now: SystemTime) -> Option<SystemTime> {
     let text = std::str::from_utf8(value.as_bytes().trim_ascii()).ok()?;
     if text.len() > DATE_BYTES_MAX || !text.is_ascii() {
         return None;
     }
-    if text.contains('-') {
-        let full = with_full_year(&in_case(text), now)?;
-        return httpdate::parse_http_date(&full).ok();
+    let is_short = text.contains('-');
+    if !is_short && let Ok(date) = httpdate::parse_http_date(text) {
+        return Some(date);
     }
-    let read = httpdate::parse_http_date(text);
-    read.or_else(|_| httpdate::parse_http_date(&in_case(text))).ok()
+    let text = in_case(text);
+    on_any_day(&if is_short { with_full_year(&text, now)? } else { text })
+}
+
+/// Reads a date whose day of the week may be wrong.
+fn on_any_day(text: &str) -> Option<SystemTime> {
+    let (day, rest) = text.split_at_checked(3)?;
+    let is_day = DAYS.iter().any(|name| name.starts_with(day));
+    let mut right = DAYS.iter().filter(|_| is_day).map(|name| format!("{}{rest}", &name[..3]));
+    right.find_map(|text| httpdate::parse_http_date(&text).ok())
 }
 
 /// The date in a field that must stand once: of several lines none counts.
@@ -57,8 +68,6 @@ fn in_case(text: &str) -> String {
 /// A date with a year of two digits, `Sunday, 06-Nov-94 08:49:37 GMT`, in the first format. `None`
 /// for what is none.
 fn with_full_year(text: &str, now: SystemTime) -> Option<String> {
-    const DAYS: [&str; 7] =
-        ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
     let (name, rest) = text.split_once(", ")?;
     let name = DAYS.contains(&name).then(|| name.get(..3)).flatten()?;
     let (date, time) = rest.split_once(' ')?;
@@ -99,6 +108,9 @@ mod tests {
             "Sun Nov  6 08:49:37 1994",
             "sun nov  6 08:49:37 1994",
             " Sun, 06 Nov 1994 08:49:37 GMT ",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Tuesday, 06-Nov-94 08:49:37 GMT",
+            "Wed Nov  6 08:49:37 1994",
         ] {
             assert_eq!(read(text), expected, "{text}");
         }
@@ -119,7 +131,7 @@ mod tests {
             "Sun, 06  Nov 1994 08:49:37 GMT",
             "Sun, 06-Nov-1994 08:49:37 GMT",
             "Sun, 06 Nov 94 08:49:37 GMT",
-            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Day, 06 Nov 1994 08:49:37 GMT",
             "Sun, 06-Nov-94 08:49:37 GMT",
             "Sunday, 6-Nov-94 08:49:37 GMT",
             "Tuesday, 06-Nov-+1 08:49:37 GMT",
@@ -139,7 +151,7 @@ mod tests {
     fn a_year_of_two_digits_is_at_most_fifty_years_ahead() {
         for (text, expected) in [
             ("Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT"),
-            ("Wednesday, 06-Nov-75 08:49:37 GMT", "Wed, 06 Nov 2075 08:49:37 GMT"),
+            ("Sunday, 06-Nov-75 08:49:37 GMT", "Wed, 06 Nov 2075 08:49:37 GMT"),
             ("Sunday, 06-Nov-77 08:49:37 GMT", "Sun, 06 Nov 1977 08:49:37 GMT"),
             ("Sunday, 06-Nov-50 08:49:37 GMT", "Sun, 06 Nov 2050 08:49:37 GMT"),
             ("Tuesday, 06-Nov-01 08:49:37 GMT", "Tue, 06 Nov 2001 08:49:37 GMT"),

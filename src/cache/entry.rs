@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::purge::Mode;
@@ -104,12 +104,14 @@ impl Head {
         (fields + own + renditions) as u64 + self.tags.len() as u64 * TAG_BYTES
     }
 
-    /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2).
-    pub fn freshened(&self, update: &HeaderMap) -> HeaderMap {
+    /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2); its cookies
+    /// only where cookies are stored.
+    pub fn freshened(&self, update: &HeaderMap, with_cookies: bool) -> HeaderMap {
         let mut headers = self.headers.clone();
         for name in update.keys() {
             // The tag is the same one, but for its strength.
-            if stays(name) || (*name == ETAG && self.headers.contains_key(ETAG)) {
+            let stays = stays(name) || (*name == SET_COOKIE && !with_cookies);
+            if stays || (*name == ETAG && self.headers.contains_key(ETAG)) {
                 continue;
             }
             headers.remove(name);
@@ -139,12 +141,9 @@ pub fn not_modified_headers(of: &HeaderMap) -> HeaderMap {
 
 /// Fields that a confirmation does not replace. `Content-Length` must not (RFC 9111 §3.2); the
 /// coding, range and digest belong to the very bytes that are stored, and are what §3.2 lets a
-/// cache keep that depends on them; a cookie is for the client whose request brought it.
+/// cache keep that depends on them.
 fn stays(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "content-length" | "content-encoding" | "content-range" | "content-md5" | "set-cookie"
-    )
+    matches!(name.as_str(), "content-length" | "content-encoding" | "content-range" | "content-md5")
 }
 
 impl Entry {
@@ -306,11 +305,12 @@ mod tests {
         update.insert("set-cookie", HeaderValue::from_static("a=b"));
         update.append("x-a", HeaderValue::from_static("1"));
         update.append("x-a", HeaderValue::from_static("2"));
-        let headers = head(1).freshened(&update);
+        let headers = head(1).freshened(&update, false);
         assert_eq!(headers[CONTENT_LENGTH], "3");
         assert_eq!(headers["content-type"], "text/html");
         assert!(!headers.contains_key("content-encoding"));
         assert!(!headers.contains_key("set-cookie"));
+        assert_eq!(head(1).freshened(&update, true)["set-cookie"], "a=b");
         assert_eq!(headers.get_all("x-a").iter().count(), 2);
         assert_eq!(headers[ETAG], "\"a\"");
     }

@@ -23,6 +23,7 @@ use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
 use crate::cache::tags::{self, TAGS_MAX, Tag};
 use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
 use crate::compress::eligible;
+use crate::config::model::SetCookie;
 use crate::error::{Error, Kind};
 use crate::timer::TimerSlot;
 
@@ -108,8 +109,10 @@ impl Fetch {
         match confirmed(&self.local, &self.plan, stale, response.headers(), request, sent) {
             Ok(head) => {
                 let mut names = storable::omitted(response.headers(), None, &self.plan.cache);
-                // A confirmation's cookies are for the client whose request caused it.
-                names.push(SET_COOKIE);
+                if self.plan.cache.set_cookie != SetCookie::Store {
+                    // A confirmation's cookies are for the client whose request caused it.
+                    names.push(SET_COOKIE);
+                }
                 lead.confirm(stale, head, request);
                 let private = taken(&mut response.headers().clone(), &names);
                 let _ = self.hand.send(Handed { trace, own: Ok(None), private });
@@ -197,7 +200,7 @@ pub(super) fn confirmed(
     sent: Instant,
 ) -> Result<Head, Refusal> {
     let received = SystemTime::now();
-    let mut headers = stale.head.freshened(update);
+    let mut headers = stale.head.freshened(update, plan.cache.set_cookie == SetCookie::Store);
     if !update.contains_key(DATE) {
         headers.remove(DATE);
     }
