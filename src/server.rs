@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::admin::{self, AdminSocket, Command};
 use crate::bindings::{Bindings, Change};
@@ -25,7 +25,7 @@ use crate::files::Reader;
 use crate::logging::ProgramLog;
 use crate::proxy::{LogWriter, Sink};
 use crate::reload::{self, Reloader, Trigger};
-use crate::shutdown::{Phase, Shutdown, Tasks};
+use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::snapshot::{Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
 use crate::{discovery, health, metrics};
@@ -38,6 +38,8 @@ const FILE_JOBS_QUEUED: usize = 256;
 const COMMANDS_QUEUED: usize = 16;
 /// How long names of endpoints may take to be resolved at the start.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the cache is to be swept.
+const SWEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the workers may take to let go once the deadline has passed.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -225,6 +227,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         tracing::info!(address = %socket.address(), "admin API listening");
         tasks.spawn("admin", admin::serve(socket, Rc::new(context), tasks.clone()));
     }
+    tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {
         tokio::select! {
             () = reloader.run(change, files, triggered) => {}
@@ -239,6 +242,28 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         log.finish();
     }
     exit
+}
+
+/// Has the cache walked over when it is due, on a thread of its own.
+async fn sweep(published: Arc<ArcSwap<Snapshot>>, mut stop: Stop) {
+    let started = Instant::now();
+    let mut ticks = interval(SWEEP_LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.reached(Phase::Draining) => return,
+        }
+        let (cache, uptime) = (published.load().cache.clone(), started.elapsed());
+        if cache.is_sweep_due(uptime) {
+            let now = Instant::now().into_std();
+            let walk = tokio::task::spawn_blocking(move || cache.sweep(now, uptime)).await;
+            match walk {
+                Ok(removed) => tracing::debug!(removed, "cache swept"),
+                Err(error) => tracing::error!(%error, "the walk over the cache failed"),
+            }
+        }
+    }
 }
 
 fn start_workers(

@@ -241,6 +241,13 @@ impl Entry {
         self.head.is_fresh(now) && self.expired_at.load(Ordering::Acquire) == 0
     }
 
+    /// How long it has been stale; `None` while it is fresh.
+    pub(super) fn past_end(&self, now: Instant) -> Option<Duration> {
+        let purged = self.expired().map(|at| now.saturating_duration_since(at));
+        let past = self.head.age(now).checked_sub(self.head.terms.lifetime);
+        purged.max(past)
+    }
+
     /// Seconds until it is stale, negative afterwards.
     pub fn ttl(&self, now: Instant) -> i64 {
         let ttl = self.head.ttl(now);

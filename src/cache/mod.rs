@@ -28,6 +28,7 @@ mod search;
 pub mod status;
 pub mod storable;
 mod store;
+mod sweep;
 pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;

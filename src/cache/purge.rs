@@ -394,7 +394,9 @@ impl Cache {
         self.purges.walked(&epochs);
         for (key, entry) in &removed {
             match entry {
-                Some(entry) => self.store.remove_entry(key.as_ref(), entry),
+                Some(entry) => {
+                    self.store.remove_entry(key.as_ref(), entry);
+                }
                 None => drop(self.store.remove(key.as_ref())),
             }
         }

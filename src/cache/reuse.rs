@@ -14,7 +14,7 @@ use crate::error::{Kind, Origin};
 
 /// How long past its end a response stands in for an origin that cannot be reached, where nothing
 /// says how long it may (RFC 9111 §4.2.4).
-const DISCONNECTED_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const DISCONNECTED_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a stored response is to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

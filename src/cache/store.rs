@@ -17,6 +17,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use super::entry::{ENTRY_OVERHEAD, Entry};
 use super::key::{CarriedHash, Key, KeyRef};
+use super::sweep::Listed;
 use super::variants::{Searches, Uncacheable, Variants};
 use crate::memory::{Charge, Memory};
 use crate::metrics::Counter;
@@ -102,6 +103,8 @@ pub(super) struct Store {
     small: Tier,
     large: Tier,
     pub(super) memory: Arc<Memory>,
+    /// What goes first.
+    pub(super) listed: Listed,
     /// Chooses the tier to evict from.
     draws: AtomicU64,
     pub(super) evictions: Counter,
@@ -116,6 +119,7 @@ impl Store {
             small: Tier::new(bytes_max, small_shards, MEAN_BYTES),
             large: Tier::new(bytes_max, LARGE_SHARDS, 2 * SMALL_BYTES_MAX),
             memory: Memory::new(bytes_max),
+            listed: Listed::default(),
             draws: AtomicU64::new(0),
             evictions: Counter::default(),
         }
@@ -158,12 +162,15 @@ impl Store {
         self.small.remove(key).or_else(|| self.large.remove(key))
     }
 
-    /// Removes `entry` from its key, unless another one has taken its place.
-    pub(super) fn remove_entry(&self, key: KeyRef<'_>, entry: &Arc<Entry>) {
+    /// Removes `entry` from its key; false if another one has taken its place.
+    pub(super) fn remove_entry(&self, key: KeyRef<'_>, entry: &Arc<Entry>) -> bool {
         let is_it = |slot: &Slot| matches!(slot, Slot::Entry(held) if Arc::ptr_eq(held, entry));
-        for tier in [&self.small, &self.large] {
-            tier.remove_if(key, is_it);
-        }
+        self.small.remove_if(key, is_it) || self.large.remove_if(key, is_it)
+    }
+
+    /// Removes what is remembered of answers that were not storable.
+    pub(super) fn remove_mark(&self, key: KeyRef<'_>) {
+        self.small.remove_if(key, |slot| matches!(slot, Slot::Uncacheable(_)));
     }
 
     /// Charges `bytes`, making room where needed. `None` if that much cannot be freed, because
@@ -182,9 +189,17 @@ impl Store {
         None
     }
 
-    /// Evicts about `bytes`; how much it was.
+    /// Evicts about `bytes`, what is known to be stale first; how much it was.
     fn evict(&self, bytes: u64) -> u64 {
         let mut freed = 0;
+        while freed < bytes
+            && let Some((key, entry)) = self.listed.next()
+        {
+            if self.remove_entry(key.as_ref(), &entry) {
+                self.evictions.increment();
+                freed += entry.weight();
+            }
+        }
         for _ in 0..EVICTION_ROUNDS {
             let (small, large) = (self.small.bytes(), self.large.bytes());
             if small + large == 0 || freed >= bytes {
@@ -279,10 +294,12 @@ impl Tier {
         Some(slot)
     }
 
-    fn remove_if(&self, key: KeyRef<'_>, condition: impl FnOnce(&Slot) -> bool) {
-        if let Some((key, slot)) = self.cache.remove_if(&key, condition) {
-            self.discount(&key, &slot);
+    fn remove_if(&self, key: KeyRef<'_>, condition: impl FnOnce(&Slot) -> bool) -> bool {
+        let removed = self.cache.remove_if(&key, condition);
+        if let Some((key, slot)) = &removed {
+            self.discount(key, slot);
         }
+        removed.is_some()
     }
 
     /// Evicts about `bytes` from the heaviest shard; how many entries, and their weight.
