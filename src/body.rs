@@ -32,18 +32,44 @@ pub struct Chunks {
     bytes_left: u64,
 }
 
-/// The pieces of a body that is kept, and whatever must live as long as they do.
+/// The pieces of a body that is kept.
 pub struct StoredBody {
     chunks: Box<[Bytes]>,
     bytes: u64,
-    /// Dropped after the last reader, such as a charge on the memory of the cache.
-    _keep: Box<dyn Send + Sync>,
+}
+
+/// A piece, and what must live as long as anybody holds it, such as a charge on memory.
+struct Kept<T, K> {
+    piece: T,
+    _keep: K,
+}
+
+impl<T: AsRef<[u8]>, K> AsRef<[u8]> for Kept<T, K> {
+    fn as_ref(&self) -> &[u8] {
+        self.piece.as_ref()
+    }
 }
 
 impl StoredBody {
+    /// Of pieces that arrived one by one. `keep` is dropped after the last copy of the last piece,
+    /// wherever that is: also in the write buffer of a slow client.
     pub fn new(chunks: Vec<Bytes>, keep: impl Send + Sync + 'static) -> Arc<Self> {
+        let keep = Arc::new(keep);
+        let kept = |piece| Bytes::from_owner(Kept { piece, _keep: keep.clone() });
+        Self::of(chunks.into_iter().map(kept).collect())
+    }
+
+    /// Of one piece.
+    pub fn whole(body: Vec<u8>, keep: impl Send + Sync + 'static) -> Arc<Self> {
+        if body.is_empty() {
+            return Self::of(Box::default());
+        }
+        Self::of([Bytes::from_owner(Kept { piece: body, _keep: keep })].into())
+    }
+
+    fn of(chunks: Box<[Bytes]>) -> Arc<Self> {
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Arc::new(Self { chunks: chunks.into(), bytes, _keep: Box::new(keep) })
+        Arc::new(Self { chunks, bytes })
     }
 
     /// Length of the whole body in bytes.
@@ -65,7 +91,7 @@ impl Body {
     pub fn stored(stored: &Arc<StoredBody>) -> Self {
         match &*stored.chunks {
             [] => Self::Empty,
-            // The piece counts its own readers; no need to share more than that.
+            // The piece counts its own readers.
             [only] => Self::Full(only.clone()),
             _ => Self::Chunks(Chunks {
                 stored: stored.clone(),

@@ -32,9 +32,9 @@ pub fn compile(
     descriptors_max: u64,
 ) -> Result<Compiled, Box<Refused>> {
     if loaded.has_errors() {
-        // The certificates are looked at all the same: all problems at once.
+        // What the draft would be refused for is looked at all the same: all problems at once.
         let Loaded { mut diagnostics, sources, draft, .. } = loaded;
-        diagnostics.extend(snapshot::certificate_problems(&draft));
+        diagnostics.extend(snapshot::further_problems(&draft, resources));
         diagnostics::sort(&mut diagnostics);
         return Err(Box::new(Refused { diagnostics, sources }));
     }
@@ -55,13 +55,18 @@ pub fn compile(
     }
 }
 
+/// How many client connections a process may have that may open so many files.
+pub fn connections_max(descriptors_max: u64) -> usize {
+    let possible = descriptors_max - descriptors_max / RESERVED_SHARE;
+    usize::try_from(possible).unwrap_or(usize::MAX).max(1)
+}
+
 /// Lowers bounds on connections to what the limit on open files allows.
 fn fit_connections(
     config: &mut config::model::Config,
     descriptors_max: u64,
 ) -> impl Iterator<Item = Diagnostic> + use<> {
-    let possible = descriptors_max - descriptors_max / RESERVED_SHARE;
-    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    let possible = connections_max(descriptors_max);
     let mut warnings = Vec::new();
     for listener in &mut config.listeners {
         let wanted = listener.limits.connections_max;

@@ -26,7 +26,7 @@ use crate::logging::ProgramLog;
 use crate::proxy::{LogWriter, Sink};
 use crate::reload::{self, Reloader, Trigger};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
-use crate::snapshot::{Resources, Snapshot};
+use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
 use crate::{discovery, health, metrics};
 
@@ -127,7 +127,11 @@ fn prepare(path: &Path) -> Result<Prepared, Exit> {
     metrics::set_shards(workers + 1);
     let reader = Reader::start(FILE_THREADS, FILE_JOBS_QUEUED)
         .map_err(|error| start_failed(&format!("no threads for files: {error}")))?;
-    let resources = Resources { cache: Cache::new(&loaded.draft.cache, workers), files: reader };
+    let resources = Resources {
+        cache: Cache::new(&loaded.draft.cache, workers),
+        files: reader,
+        connections: ConnectionLimit::of_process(compile::connections_max(descriptors_max)),
+    };
     let compiled =
         compile::compile(loaded, None, &resources, descriptors_max).map_err(|refused| {
             report(&diagnostics::render(&refused.diagnostics, &refused.sources));

@@ -115,7 +115,8 @@ fn run(
             }
         };
     let tasks = Tasks::default();
-    let local = Rc::new(Local::new(seed.published, reclaim, seed.log, tasks.clone()));
+    let local =
+        Rc::new(Local::new(seed.published, reclaim, seed.log, tasks.clone(), seed.stop.clone()));
     let cut = runtime.block_on(work(local.clone(), tasks, sockets, reclaims, seed.stop));
     // Everything that still runs is dropped with the runtime, its log lines included.
     drop(runtime);

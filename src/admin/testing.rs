@@ -21,7 +21,7 @@ use crate::config;
 use crate::config::model::{BindAddress, Name};
 use crate::files::Reader;
 use crate::shutdown::{Shutdown, Tasks};
-use crate::snapshot::{Resources, Snapshot};
+use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::tls::generate::self_signed;
 
 /// A folder of its own for one test, gone in the end.
@@ -84,8 +84,11 @@ pub(super) fn snapshot(text: &str) -> Snapshot {
             unreachable!("{}", config::diagnostics::render(&refused.diagnostics, &refused.sources))
         }
     };
-    let resources =
-        Resources { cache: Cache::new(&config.cache, 1), files: Reader::start(1, 1).unwrap() };
+    let resources = Resources {
+        cache: Cache::new(&config.cache, 1),
+        files: Reader::start(1, 1).unwrap(),
+        connections: ConnectionLimit::of_process(1000),
+    };
     Snapshot::build(config, None, &resources).unwrap().0
 }
 

@@ -416,10 +416,11 @@ impl Pool {
         self.queue.wake();
     }
 
-    /// Whether a request would find an endpoint now.
+    /// Whether a request would find an endpoint now. One that is set aside counts only where it
+    /// takes a request to find out whether it is back.
     pub fn is_usable(&self, now: Instant) -> bool {
         let candidates = self.current(now);
-        !candidates.members.is_empty() || !candidates.trials.is_empty()
+        !candidates.members.is_empty() || (self.health.is_none() && !candidates.trials.is_empty())
     }
 
     /// Whether every endpoint has had its first probe, or there are no probes.
@@ -658,6 +659,19 @@ mod tests {
         assert!(matches!(pool.pick(&rng, due, &[]), Pick::Empty));
         drop(trial);
         assert!(matches!(pool.pick(&rng, due, &[]), Pick::Leased(_)));
+    }
+
+    #[test]
+    fn where_probes_find_out_a_trial_that_is_due_does_not_make_a_pool_usable() {
+        for has_probes in [false, true] {
+            let (mut spec, endpoints) = spec(Balance::Ewma, &[1]);
+            spec.health = has_probes.then(health);
+            let now = Instant::now();
+            let pool = Arc::new(Pool::build(&spec, &endpoints, None, now));
+            pool.connect_failed(&pool.members()[0].endpoint.clone(), now);
+            assert!(!pool.is_usable(now));
+            assert_eq!(pool.is_usable(now + Duration::from_millis(250)), !has_probes);
+        }
     }
 
     #[test]

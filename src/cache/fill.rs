@@ -7,9 +7,10 @@ use http::HeaderMap;
 
 use super::Cache;
 use super::entry::{ENTRY_OVERHEAD, Entry, Head};
-use super::flight::{Flight, Marks, Outcome, Scope, Shared, Variant};
+use super::flight::Flight;
 use super::key::{Key, KeyBuffer, KeyHasher};
 use super::key_spec;
+use super::outcome::{Marks, Outcome, Scope, Shared, Variant};
 use super::reuse::Fault;
 use super::search::SearchRule;
 use super::storable::Refusal;
@@ -46,17 +47,13 @@ pub(super) enum Company {
 pub struct Fill {
     lead: Lead,
     shared: Arc<Shared>,
-    /// For the entry; `None` once the body goes on unstored.
-    charges: Option<Charges>,
+    /// For the head of the entry; `None` once the body goes on unstored.
+    charge: Option<Charge>,
+    /// Charged for in the flight, in bytes.
+    charged: u64,
     /// The allocation that pieces are cut from.
     chunk: BytesMut,
     received: u64,
-}
-
-#[derive(Debug)]
-struct Charges {
-    head: Charge,
-    body: Charge,
 }
 
 impl Lead {
@@ -98,8 +95,10 @@ impl Lead {
         self.flight.settle(Outcome::Failed(fault));
     }
 
-    /// Another fetch brought a fresh response meanwhile.
+    /// Another fetch brought a fresh response meanwhile, or this one will bring none: whoever waits
+    /// looks again.
     pub fn found(self) {
+        self.cache.land(&self.key, &self.flight);
         self.flight.settle(Outcome::Found);
     }
 
@@ -193,14 +192,22 @@ impl Lead {
             Ok(placed) => placed,
             Err(refusal) => return Err((self, refusal)),
         };
-        let charges = Charges { head: charge, body };
+        let charged = body.bytes();
+        self.flight.hold(body);
         if self.company == Company::Nobody {
             self.cache.announce(&self.key, &self.flight);
         }
         let is_stored = !self.passing;
         let shared = Arc::new(Shared { head, length, scope, is_stored });
         self.flight.settle(Outcome::Streaming(shared.clone()));
-        Ok(Fill { lead: self, shared, charges: Some(charges), chunk: BytesMut::new(), received: 0 })
+        Ok(Fill {
+            lead: self,
+            shared,
+            charge: Some(charge),
+            charged,
+            chunk: BytesMut::new(),
+            received: 0,
+        })
     }
 }
 
@@ -219,37 +226,44 @@ impl Fill {
 
     /// Takes the next bytes of the body. False when they are of no more use: the body is not
     /// stored, and nobody reads it.
-    pub async fn push(&mut self, data: Bytes) -> bool {
+    pub async fn push(&mut self, mut data: Bytes) -> bool {
         self.received += data.len() as u64;
-        if self.charges.is_some() && !self.keep(&data) {
-            self.charges = None;
-            self.chunk = BytesMut::new();
-            self.lead.flight.stop_storing();
-            if self.received > self.lead.cache.object_bytes_max() {
-                self.lead.cache.remember_uncacheable(&self.lead.key, &self.lead.flight);
+        if self.charge.is_some() {
+            self.keep(&mut data);
+            if data.is_empty() {
+                return true;
             }
-            // Later requests can no longer join from the beginning.
-            self.lead.cache.land(&self.lead.key, &self.lead.flight);
-            self.lead.flight.push(data);
-        } else if self.charges.is_none() {
-            self.lead.flight.push(data);
+            self.give_up();
         }
-        self.charges.is_some() || self.lead.flight.room().await
+        self.lead.flight.push(data);
+        self.lead.flight.room().await
+    }
+
+    /// From here on the body is not stored.
+    fn give_up(&mut self) {
+        self.charge = None;
+        self.chunk = BytesMut::new();
+        self.lead.flight.stop_storing();
+        if self.received > self.lead.cache.object_bytes_max() {
+            self.lead.cache.remember_uncacheable(&self.lead.key, &self.lead.flight);
+        }
+        // Later requests can no longer join from the beginning.
+        self.lead.cache.land(&self.lead.key, &self.lead.flight);
     }
 
     /// Waits until nobody has a use for the rest of the body. What is stored always has one.
     pub async fn deserted(&self) {
-        if self.charges.is_some() {
+        if self.charge.is_some() {
             return std::future::pending().await;
         }
         self.lead.flight.deserted().await;
     }
 
-    /// Copies bytes into the store's own allocations: those of a connection are larger than what
-    /// is in them. False if they may not be stored.
-    fn keep(&mut self, mut data: &[u8]) -> bool {
+    /// Moves bytes into the store's own allocations: those of a connection are larger than what is
+    /// in them. What may not be stored is left.
+    fn keep(&mut self, data: &mut Bytes) {
         if self.received > self.lead.cache.object_bytes_max() {
-            return false;
+            return;
         }
         // A body that is larger than it was said to be has been refused by its parser before.
         let left = self.shared.length.map(|length| length + data.len() as u64 - self.received);
@@ -260,46 +274,46 @@ impl Fill {
                         .unwrap_or(CHUNK_BYTES)
                         .clamp(data.len().min(CHUNK_BYTES), CHUNK_BYTES)
                 });
-                if !self.charge_chunk(size as u64) {
-                    return false;
+                if !self.charge_chunk(size as u64, self.received - data.len() as u64) {
+                    return;
                 }
                 self.chunk = BytesMut::with_capacity(size);
             }
             let take = data.len().min(self.chunk.capacity() - self.chunk.len());
-            self.chunk.extend_from_slice(&data[..take]);
+            self.chunk.extend_from_slice(&data.split_to(take));
             self.lead.flight.push(self.chunk.split().freeze());
-            data = &data[take..];
         }
-        true
     }
 
-    /// Bodies of known length are charged for at once, others chunk by chunk.
-    fn charge_chunk(&mut self, size: u64) -> bool {
-        if self.shared.length.is_some() || self.received <= size {
+    /// Bodies of known length are charged for at once, others chunk by chunk. `kept` bytes have
+    /// their place.
+    fn charge_chunk(&mut self, size: u64, kept: u64) -> bool {
+        if self.shared.length.is_some() || kept + size <= self.charged {
             return true;
         }
-        let Some(charges) = &mut self.charges else { return false };
         let Some(more) = self.lead.cache.store.reserve(size) else { return false };
-        charges.body.absorb(more);
+        self.charged += size;
+        self.lead.flight.hold(more);
         true
     }
 
     /// The body is complete: it becomes an entry.
     pub fn finish(mut self) {
-        let charges = self.charges.take().filter(|_| self.shared.is_stored);
-        let Some(Charges { head, mut body }) = charges else {
-            self.lead.flight.finish(Ok(()));
+        let charge = self.charge.take().filter(|_| self.shared.is_stored);
+        let flight = &self.lead.flight;
+        let Some((head, body)) = charge.zip(flight.share_charge(self.received)) else {
+            flight.finish(Ok(()));
             return;
         };
-        let mut pieces = self.lead.flight.pieces();
-        if self.received <= CHUNK_BYTES as u64 {
+        let pieces = flight.pieces();
+        let stored = if self.received <= CHUNK_BYTES as u64 {
             // In one piece of exactly its size.
             let mut whole = Vec::with_capacity(self.received as usize);
             pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-            pieces = if whole.is_empty() { Vec::new() } else { vec![Bytes::from(whole)] };
-            body.shrink_to(self.received);
-        }
-        let stored = StoredBody::new(pieces, body);
+            StoredBody::whole(whole, body)
+        } else {
+            StoredBody::new(pieces, body)
+        };
         let tags = &self.shared.head.tags;
         let registration = self.lead.cache.tags.register(&self.lead.key, tags);
         let entry = Entry::new(self.shared.head.clone(), stored, head);
@@ -411,5 +425,62 @@ mod tests {
         lead(&cache).confirm(&stored, varies, &request);
         assert!(matches!(look_up(&cache, &request), Lookup::Fresh(_)));
         assert!(matches!(look_up(&cache, &HeaderMap::new()), Lookup::Absent));
+    }
+
+    async fn all_of(mut reader: FlightReader) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let next =
+                |cx: &mut Context<'_>| http_body::Body::poll_frame(Pin::new(&mut reader), cx);
+            match poll_fn(next).await {
+                Some(Ok(frame)) => body.extend_from_slice(&frame.into_data().unwrap()),
+                end => {
+                    assert!(end.is_none(), "{end:?}");
+                    return body;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_for_which_there_is_no_more_room_goes_on_byte_for_byte() {
+        let cache = Cache::new(&config(512 << 10, 128 << 10), 1);
+        // Room for one chunk more, and no second one.
+        let _taken = cache.store.reserve((512 << 10) - (100 << 10)).unwrap();
+        let body: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut fill = begin(lead(&cache), head(60));
+        let reader = fill.flight().read(None).unwrap();
+        for part in [&body[..60_000], &body[60_000..]] {
+            assert!(fill.push(Bytes::copy_from_slice(part)).await);
+        }
+        assert!(fill.charge.is_none(), "it outgrew the room");
+        fill.finish();
+        assert_eq!(all_of(reader).await, body);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_stays_charged_for_though_its_entry_has_gone() {
+        for (bytes, pieces) in [(1000_usize, 1), (200_000, 4)] {
+            let cache = cache(1 << 20);
+            let none = HeaderMap::new();
+            let filled = lead(&cache).fill(head(60), Some(bytes as u64), &none);
+            let mut fill = filled.map_err(|(_, refusal)| refusal).unwrap();
+            let reader = fill.flight().read(Some(bytes as u64)).unwrap();
+            for _ in 0..pieces {
+                assert!(fill.push(Bytes::from(vec![0; bytes / pieces])).await);
+            }
+            fill.finish();
+            let Lookup::Fresh(entry) = look_up(&cache, &none) else { unreachable!("stored") };
+            // As an eviction would.
+            cache.store.remove(key(&cache).as_ref());
+            assert!(cache.bytes() >= bytes as u64);
+            let piece = entry.body.chunks()[0].clone();
+            drop(entry);
+            assert!(cache.bytes() >= bytes as u64, "somebody reads the flight");
+            drop(reader);
+            assert!(cache.bytes() >= bytes as u64, "somebody holds a piece");
+            drop(piece);
+            assert_eq!(cache.bytes(), 0);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! the outcome once, and whatever happens to it (an error, a panic, a cancelled task) its drop
 //! fails what is still waiting.
 //!
-//! As long as the body may be stored every piece stays, and nobody waits for a slow reader. When
+//! As long as the body may be stored every piece stays, and nobody waits for a slow reader; the flight
+//! holds the charge for the pieces until its last reader has gone. When
 //! a body of unknown length outgrows what may be stored, pieces go as the readers pass them, and
 //! the fetch waits for the slowest; one that stands still for a second while others wait is cut
 //! loose.
@@ -17,18 +18,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
-use super::entry::{Entry, Head};
-use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
-use super::reuse::Fault;
-use super::storable::Refusal;
-use super::tags::Tag;
-use super::variants::Search;
-use super::vary::VaryFields;
+use super::key::Key;
+use super::outcome::{Marks, Outcome};
 use crate::error::{Error, Kind};
+use crate::memory::Charge;
 
 /// Bytes that an unstored body may be ahead of its slowest reader.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -59,6 +55,8 @@ struct State {
     passed: usize,
     /// Bytes in `pieces`.
     held: u64,
+    /// For the pieces, as long as anybody may read them.
+    charge: Option<Hold>,
     /// Requests that have yet to begin to read, if there will be something to read.
     waiting: usize,
     /// By reader id.
@@ -68,6 +66,14 @@ struct State {
     /// The body is no longer kept for storing.
     unstored: bool,
     end: End,
+}
+
+/// A charge on the memory of the cache.
+#[derive(Debug)]
+enum Hold {
+    Own(Charge),
+    /// Together with the entry that came of the body.
+    Shared(#[expect(dead_code, reason = "held, not read")] Arc<Charge>),
 }
 
 #[derive(Debug)]
@@ -117,77 +123,6 @@ struct Reader {
     active: Instant,
 }
 
-/// What a fetch came to.
-#[derive(Debug, Clone)]
-pub enum Outcome {
-    /// The answer is shared: read it from the flight.
-    Streaming(Arc<Shared>),
-    /// Another fetch had brought a fresh response: look again.
-    Found,
-    /// The origin confirmed a stored response.
-    Confirmed { entry: Arc<Entry>, scope: Scope },
-    /// The answer belongs to one request only; everybody fetches alone.
-    Alone(Refusal),
-    /// The fetch failed before there was an answer that anybody could share. Whoever may takes
-    /// what is stored.
-    Failed(Fault),
-}
-
-/// Which requests a response answers.
-#[derive(Debug, Clone)]
-pub struct Scope {
-    /// Of its URL, with the form of the query that counts.
-    pub(super) primary: Key,
-    /// What counts of a query, where that is not all of it.
-    pub(super) search: Option<Search>,
-    /// What selects this variant, where the URL varies.
-    pub(super) variant: Option<Variant>,
-}
-
-/// The fields by which a URL varies, and the key of one of its variants.
-#[derive(Debug, Clone)]
-pub(super) struct Variant {
-    pub(super) fields: VaryFields,
-    pub(super) key: Key,
-}
-
-/// What a response may be purged by, beside its URL.
-#[derive(Debug)]
-pub(super) struct Marks {
-    pub(super) tags: Box<[Tag]>,
-    /// It answers other queries as well.
-    pub(super) by_search: bool,
-}
-
-/// The head of a shared answer.
-#[derive(Debug)]
-pub struct Shared {
-    pub head: Head,
-    /// Of the body in bytes, where it is known ahead.
-    pub length: Option<u64>,
-    pub scope: Scope,
-    /// It is stored at the same time.
-    pub is_stored: bool,
-}
-
-impl Scope {
-    /// Whether it holds a request for this URL with these fields.
-    pub fn holds(&self, primary: KeyRef<'_>, request: &HeaderMap, hasher: &KeyHasher) -> bool {
-        let mut buffer = KeyBuffer::default();
-        let primary = match &self.search {
-            None => primary,
-            Some(search) => match search.key(primary, &mut buffer, hasher) {
-                Some(key) => key,
-                None => return false,
-            },
-        };
-        equivalent::Equivalent::equivalent(&primary, &self.primary)
-            && self.variant.as_ref().is_none_or(|variant| {
-                variant.fields.variant_key_owned(primary, request, hasher) == variant.key
-            })
-    }
-}
-
 impl Flight {
     pub(super) fn new(primary: Key, began: u64) -> Self {
         Self {
@@ -199,6 +134,7 @@ impl Flight {
                 pieces: VecDeque::new(),
                 passed: 0,
                 held: 0,
+                charge: None,
                 waiting: 0,
                 readers: Vec::new(),
                 free: Vec::new(),
@@ -269,6 +205,25 @@ impl Flight {
         state.passed == 0 && !state.unstored && !matches!(state.end, End::Failed(_))
     }
 
+    /// Takes over a charge for pieces to come.
+    pub(super) fn hold(&self, more: Charge) {
+        let mut state = self.state();
+        match &mut state.charge {
+            Some(Hold::Own(charge)) => charge.absorb(more),
+            charge => *charge = Some(Hold::Own(more)),
+        }
+    }
+
+    /// The charge for all pieces, `bytes` in all, to be shared with what is made of them.
+    pub(super) fn share_charge(&self, bytes: u64) -> Option<Arc<Charge>> {
+        let mut state = self.state();
+        let Some(Hold::Own(mut charge)) = state.charge.take() else { return None };
+        charge.shrink_to(bytes);
+        let charge = Arc::new(charge);
+        state.charge = Some(Hold::Shared(charge.clone()));
+        Some(charge)
+    }
+
     /// Adds a piece for the readers.
     pub(super) fn push(&self, piece: Bytes) {
         let mut state = self.state();
@@ -307,8 +262,8 @@ impl Flight {
         self.state().reading().count()
     }
 
-    /// Waits until nobody reads an unstored body any more.
-    pub(super) async fn deserted(&self) {
+    /// Waits until nobody waits for the outcome or reads.
+    pub async fn deserted(&self) {
         loop {
             let room = self.room.notified();
             if self.state().is_deserted() {
@@ -371,6 +326,11 @@ impl State {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.held -= piece.len() as u64;
             self.passed += 1;
+        }
+        // The window stays charged for, as far as it was.
+        let needed = self.held.max(WINDOW_BYTES);
+        if let Some(Hold::Own(charge)) = &mut self.charge {
+            charge.shrink_to(needed);
         }
     }
 
@@ -498,6 +458,8 @@ mod tests {
     use std::future::poll_fn;
 
     use super::super::key::{KeyBuffer, KeyHasher};
+    use super::super::reuse::Fault;
+    use super::super::storable::Refusal;
     use super::*;
 
     fn flight() -> Arc<Flight> {

@@ -18,6 +18,7 @@ mod inspect;
 pub mod key;
 pub mod key_spec;
 mod metrics;
+mod outcome;
 pub mod policy;
 mod preference;
 mod publish;
@@ -49,12 +50,13 @@ use http::HeaderMap;
 pub use entry::{Entry, Head, not_modified_headers};
 use fill::Company;
 pub use fill::{Fill, Lead};
-use flight::Marks;
-pub use flight::{Flight, FlightReader, Outcome, Scope, Shared};
+pub use flight::{Flight, FlightReader};
 use heat::Heat;
 pub use inspect::EntrySummary;
 use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};
 use metrics::CacheStats;
+use outcome::Marks;
+pub use outcome::{Outcome, Scope, Shared};
 use purge::PurgeLog;
 pub use purge::{Broad, Mode, Target, TooManyPurges, UrlTarget};
 pub use rendition::{Coded, Making, Rendition, Renditions};
@@ -346,6 +348,11 @@ impl Cache {
         self.flights(to).entry(to.clone()).or_insert_with(|| flight.clone());
         self.land(from, flight);
     }
+}
+
+/// Whether a response with these fields answers queries other than its own (`No-Vary-Search`).
+pub fn says_something_of_queries(headers: &HeaderMap) -> bool {
+    search::SearchRule::of(headers).is_some()
 }
 
 impl fmt::Debug for Cache {

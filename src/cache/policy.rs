@@ -106,15 +106,14 @@ fn dictionary(value: &HeaderValue) -> Option<ResponseControl> {
         // What has another type than its directive takes is malformed, and an argument without
         // text is so for all of them.
         let wrong = Some(String::new());
+        let takes_names = matches!(name, "no-cache" | "private");
         let argument = match member {
             ListEntry::InnerList(_) => wrong,
             ListEntry::Item(item) => match &item.bare_item {
                 BareItem::Boolean(true) => None,
                 BareItem::Boolean(false) => continue,
-                BareItem::Integer(number) => Some(number.to_string()),
-                BareItem::String(text) if matches!(name, "no-cache" | "private") => {
-                    Some(text.as_str().to_owned())
-                }
+                BareItem::Integer(number) if !takes_names => Some(number.to_string()),
+                BareItem::String(text) if takes_names => Some(text.as_str().to_owned()),
                 _ => wrong,
             },
         };

@@ -50,6 +50,8 @@ pub struct StatusField<'a> {
     /// Seconds of freshness left; negative when stale.
     pub ttl: Option<i64>,
     pub detail: Option<&'a str>,
+    /// What was looked up, where that is to be shown.
+    pub key: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,19 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// Writes a string of structured fields (RFC 9651 §4.1.6); what may not stand in one becomes `?`.
+fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            0x20..=0x7e => out.push(byte),
+            _ => out.push(b'?'),
+        }
+    }
+    out.push(b'"');
+}
+
 impl StatusField<'_> {
     /// Writes the member.
     pub fn push(&self, out: &mut Vec<u8>) {
@@ -175,6 +190,10 @@ impl StatusField<'_> {
             out.extend_from_slice(b"; detail=");
             out.extend_from_slice(detail.as_bytes());
         }
+        if let Some(key) = self.key {
+            out.extend_from_slice(b"; key=");
+            push_string(out, key);
+        }
     }
 }
 
@@ -186,7 +205,7 @@ mod tests {
     fn fields_are_structured_items_with_parameters() {
         let field = |kind, ttl, detail| {
             let mut text = Vec::new();
-            StatusField { cache: "headwater", kind, ttl, detail }.push(&mut text);
+            StatusField { cache: "headwater", kind, ttl, detail, key: None }.push(&mut text);
             String::from_utf8(text).expect("text")
         };
         assert_eq!(field(FieldKind::Hit, Some(42), None), "headwater; hit; ttl=42");
@@ -209,6 +228,11 @@ mod tests {
         let collapsed = |why| field(FieldKind::Collapsed(why), None, None);
         assert_eq!(collapsed(Forward::Miss), "headwater; fwd=miss; collapsed");
         assert_eq!(collapsed(Forward::Stale), "headwater; fwd=stale; collapsed");
+        let mut text = Vec::new();
+        let key = Some("h/a\"b?c");
+        let shown = StatusField { cache: "hw", kind: FieldKind::Hit, ttl: None, detail: None, key };
+        shown.push(&mut text);
+        assert_eq!(text, b"hw; hit; key=\"h/a\\\"b?c\"");
         let stood_in = FieldKind::StoodIn { status: Some(503) };
         assert_eq!(
             field(stood_in, Some(-12), Some("stale-if-error")),

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, ETAG, LAST_MODIFIED, SET_COOKIE, VARY};
+use http::header::{AUTHORIZATION, ETAG, LAST_MODIFIED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::control::ResponseControl;
 use super::freshness::{self, LifetimeSource};
 use super::policy::{Policy, PolicyField};
+use super::vary;
 use crate::config::model::{RouteCache, SetCookie};
 
 /// The facts about a request that decide storing.
@@ -69,6 +70,34 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The rule behind it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::Method => "only answers to GET are stored (RFC 9111 §3)",
+            Self::Status => {
+                "a part, or an answer to the conditions or ranges of one request (RFC 9110 §15)"
+            }
+            Self::NoStore => "no-store (RFC 9111 §5.2.2.5)",
+            Self::Private => "private, in a shared cache (RFC 9111 §5.2.2.7)",
+            Self::Authorization => {
+                "the request has Authorization, and the response has none of public, \
+                 must-revalidate and s-maxage (RFC 9111 §3.5)"
+            }
+            Self::SetCookie => "it sets a cookie, and the route's set_cookie is `bypass`",
+            Self::VaryAny => "Vary: * (RFC 9111 §4.1)",
+            Self::NotUnderstood => {
+                "must-understand, with a status whose rules are not known (RFC 9111 §5.2.2.3)"
+            }
+            Self::NoLifetime => "nothing says how long it is fresh (RFC 9111 §4.2.1)",
+            Self::NoValidator => {
+                "it would never be fresh, and has neither ETag nor Last-Modified to confirm it by \
+                 (RFC 9111 §4.3)"
+            }
+            Self::TooManyTags => "it has more tags than it could be purged by",
+            Self::TooLarge => "its body is larger than object_max, or there is no room",
+        }
+    }
+
     /// The word in `Cache-Status: …; detail=`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -117,7 +146,7 @@ pub fn terms(
     if has_cookie && route.set_cookie == SetCookie::Bypass {
         return Err(Refusal::SetCookie);
     }
-    if headers.get_all(VARY).iter().any(|value| value.as_bytes().contains(&b'*')) {
+    if vary::is_any(headers) {
         return Err(Refusal::VaryAny);
     }
     let may_force = freshness::takes_ttl(status)
@@ -218,7 +247,7 @@ fn is_for_one_request(status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{CACHE_CONTROL, RANGE};
+    use http::header::{CACHE_CONTROL, RANGE, VARY};
     use http::{HeaderName, HeaderValue};
 
     use super::*;
@@ -281,6 +310,11 @@ mod tests {
         );
         assert_eq!(
             decide(&[], 200, &[control("max-age=9"), (VARY, "Accept, *")], &plain()),
+            Err(Refusal::VaryAny)
+        );
+        // What cannot be read may be any field.
+        assert_eq!(
+            decide(&[], 200, &[control("max-age=9"), (VARY, "Cook ie")], &plain()),
             Err(Refusal::VaryAny)
         );
     }

@@ -170,25 +170,26 @@ mod tests {
 
     #[tokio::test]
     async fn where_memory_is_short_what_is_stale_goes_first() {
-        let bound = 8 << 20;
+        // One shard: otherwise chance decides which one is full.
+        let bound = 7 << 20;
         let cache = Cache::new(&config(bound, bound / 4), 1);
-        for number in 0..76 {
+        for number in 0..66 {
             // Of each pair one will be stale in a minute.
             let lifetime = if number % 2 == 0 { 10 } else { 600 };
             store(&cache, &format!("/{number}"), lifetime, 100 << 10).await;
         }
         let now = Instant::now() + Duration::from_secs(60);
         assert_eq!(cache.sweep(now, Duration::ZERO), 0);
-        for number in 100..140 {
+        for number in 100..134 {
             store(&cache, &format!("/{number}"), 600, 100 << 10).await;
         }
-        let fresh = (0..76).filter(|number| number % 2 == 1).chain(100..140);
+        let fresh = (0..66).filter(|number| number % 2 == 1).chain(100..134);
         let none = HeaderMap::new();
         for number in fresh {
             let key = url(&cache, &format!("/{number}"), None);
             assert!(is_hit(&cache, &key, &none), "{number}");
         }
-        assert!(cache.evictions() >= 30);
+        assert!(cache.evictions() >= 25);
     }
 
     #[test]

@@ -21,6 +21,17 @@ pub(super) struct VaryFields {
     serial: u64,
 }
 
+/// Whether a response varies by what no request can be compared by: `*`, or a name that cannot be
+/// read.
+pub(super) fn is_any(response: &HeaderMap) -> bool {
+    response.get_all(VARY).iter().any(|value| {
+        let mut members = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        members.any(|name| {
+            name.contains(&b'*') || (!name.is_empty() && HeaderName::from_bytes(name).is_err())
+        })
+    })
+}
+
 impl VaryFields {
     /// `None` where the response does not vary. `*` must have been refused before.
     pub(super) fn of(response: &HeaderMap) -> Option<Self> {

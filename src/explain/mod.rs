@@ -15,8 +15,8 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::cache::EntrySummary;
-use crate::cache::key::{self, KeyBuffer};
-use crate::config::model::RouteCache;
+use crate::cache::key::KeyBuffer;
+use crate::cache::key_spec::Asking;
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
 use crate::route::{Query, host, path, rewrite, template};
@@ -81,6 +81,8 @@ pub struct CacheTaken {
     pub bypass: Option<String>,
     /// Host, path, query and further parts.
     pub key: Vec<Option<String>>,
+    /// What of the request changes how stored responses are used.
+    pub notes: Vec<&'static str>,
     /// What this cache and one in front of it, without our configuration, make of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ours: Option<Judged>,
@@ -130,9 +132,17 @@ pub fn held(snapshot: &Snapshot, question: &Question) -> Option<EntrySummary> {
     let url = &question.url;
     let host = host::normalize(url.authority()?.as_str()).ok()?.name;
     let path = path::normalize(url.path()).ok()?;
+    let listener = listener(snapshot, question, url.scheme_str() == Some("https")).ok()?;
+    let index = snapshot.route(listener.as_deref().unwrap_or_default(), &host, &path)?;
+    let target = Target { scheme: scheme(url), authority: "", host: &host, path: &path, url };
     let mut buffer = KeyBuffer::default();
-    let key = key::primary(&host, &path, url.query(), &mut buffer, snapshot.cache.hasher());
+    let hasher = snapshot.cache.hasher();
+    let key = snapshot.routes[index].key.primary(&target.asking(question), &mut buffer, hasher)?;
     snapshot.cache.held(key, &question.headers, Instant::now())
+}
+
+fn scheme(url: &Uri) -> &'static str {
+    if url.scheme_str() == Some("https") { "https" } else { "http" }
 }
 
 /// What a URL asks for.
@@ -145,6 +155,16 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
+    fn asking<'a>(&'a self, question: &'a Question) -> Asking<'a> {
+        Asking {
+            host: self.host,
+            path: self.path,
+            query: self.url.query(),
+            scheme: scheme(self.url),
+            headers: &question.headers,
+        }
+    }
+
     fn normal(&self) -> String {
         let query = self.url.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{}://{}{}{query}", self.scheme, self.host, self.path)
@@ -224,18 +244,17 @@ fn cache(
 ) -> CacheTaken {
     let mut buffer = KeyBuffer::default();
     let hasher = snapshot.cache.hasher();
-    let key = key::primary(target.host, target.path, target.url.query(), &mut buffer, hasher);
-    let key = key.to_owned().parts();
+    let key = route.key.primary(&target.asking(question), &mut buffer, hasher);
+    let too_long = || "what the request says in the fields of the key is too long".to_owned();
     let now = SystemTime::now();
-    let judged = |rules: &RouteCache| {
-        let (status, headers) = question.answer.as_ref()?;
-        Some(answer::judge(question, *status, headers, rules, now))
-    };
+    let answered = question.answer.as_ref().map(|(status, headers)| (*status, headers));
+    let rules = route.spec.cache.as_deref();
     CacheTaken {
-        bypass: answer::bypass(route, question).map(str::to_owned),
-        key,
-        ours: route.spec.cache.as_deref().and_then(judged),
-        front: judged(&Default::default()),
+        bypass: answer::bypass(route, question).or_else(|| key.is_none().then(too_long)),
+        key: key.map(|key| key.to_owned().parts()).unwrap_or_default(),
+        notes: answer::demands(route, question),
+        ours: answered.zip(rules).map(|(it, rules)| answer::ours(question, it, rules, hasher, now)),
+        front: answered.map(|it| answer::front(question, it, now)),
     }
 }
 
@@ -321,6 +340,22 @@ mod tests {
         let (ours, front) = (cache.ours.expect("judged"), cache.front.expect("judged"));
         assert_eq!((ours.stored, ours.lifetime_seconds), (true, Some(60)));
         assert!(front.stored);
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("headwater-cache-control", "max-age=5, private=1"),
+            ("cdn-cache-control", "&"),
+            ("cache-control", "max-age=x"),
+        ] {
+            headers.insert(name, value.parse().expect("a value"));
+        }
+        asked.answer = Some((StatusCode::OK, headers));
+        let cache = explain(&site, &asked).unwrap().cache.expect("it goes to a pool");
+        let (ours, front) = (cache.ours.expect("judged"), cache.front.expect("judged"));
+        assert!(ours.reason.starts_with("private, in a shared cache (RFC 9111"), "{ours:?}");
+        assert!(ours.field.starts_with("Headwater-Cache-Control"));
+        assert!(ours.notes.iter().any(|note| note.contains("`private=` is malformed")), "{ours:?}");
+        assert!(front.reason.contains("neither ETag"), "{front:?}");
+        assert!(front.notes.iter().any(|note| note.starts_with("CDN-Cache-Control")), "{front:?}");
         asked.url = "http://h/uncached".parse().expect("a URL");
         let cache = explain(&site, &asked).unwrap().cache.expect("it goes to a pool");
         assert_eq!(cache.bypass.as_deref(), Some("the route does not cache"));

@@ -60,6 +60,9 @@ fn cache(f: &mut fmt::Formatter<'_>, cache: &CacheTaken) -> fmt::Result {
         .map(|part| part.as_ref().map_or_else(|| "-".to_owned(), |part| format!("{part:?}")))
         .collect();
     line!(f, "cache", "key {}", parts.join(" "))?;
+    for note in &cache.notes {
+        line!(f, "", "{note}")?;
+    }
     for (about, judged) in [("ours", &cache.ours), ("in front", &cache.front)] {
         if let Some(judged) = judged {
             self::judged(f, about, judged)?;
@@ -70,10 +73,12 @@ fn cache(f: &mut fmt::Formatter<'_>, cache: &CacheTaken) -> fmt::Result {
 
 fn judged(f: &mut fmt::Formatter<'_>, about: &str, judged: &Judged) -> fmt::Result {
     let Some(lifetime) = judged.lifetime_seconds else {
-        return line!(f, about, "not stored: {}", judged.reason);
+        line!(f, about, "not stored, by {}: {}", judged.field, judged.reason)?;
+        return notes(f, judged);
     };
     let age = judged.age_seconds.unwrap_or_default();
     line!(f, about, "stored for {lifetime} s by {}, {age} s old", judged.reason)?;
+    line!(f, "", "{} decides", judged.field)?;
     for (what, seconds) in [
         ("while revalidating", judged.stale_while_revalidate_seconds),
         ("on errors", judged.stale_if_error_seconds),
@@ -82,8 +87,9 @@ fn judged(f: &mut fmt::Formatter<'_>, about: &str, judged: &Judged) -> fmt::Resu
             line!(f, "", "then served stale {what} for {seconds} s")?;
         }
     }
-    for note in &judged.notes {
-        line!(f, "", "{note}")?;
-    }
-    Ok(())
+    notes(f, judged)
+}
+
+fn notes(f: &mut fmt::Formatter<'_>, judged: &Judged) -> fmt::Result {
+    judged.notes.iter().try_for_each(|note| line!(f, "", "{note}"))
 }

@@ -144,7 +144,7 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = acceptor.next(&socket) => accepted,
+            accepted = socket.accept() => accepted,
         };
         acceptor.serve(accepted).await;
     }
@@ -152,7 +152,7 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
         tracing::debug!(%error, "newcomers cannot be turned away");
     }
     // What the kernel has accepted for us is ours to serve.
-    while let Ok(accepted) = timeout(LAST_HANDSHAKES, acceptor.next(&socket)).await {
+    while let Ok(accepted) = timeout(LAST_HANDSHAKES, socket.accept()).await {
         acceptor.serve(accepted).await;
     }
     acceptor.end_connections();
@@ -178,17 +178,16 @@ impl Acceptor {
         known.clone()
     }
 
-    /// Waits for a place among the connections, then for a connection.
-    async fn next(&self, socket: &Socket) -> (Connected, io::Result<(Stream, Peer)>) {
-        let listener = self.listener();
-        let place = match listener.limit.try_connect() {
+    /// Waits for a place among the connections. Until there is one, no other connection is accepted
+    /// from the socket of this one.
+    async fn place(&self, listener: &Listener) -> Connected {
+        match listener.limit.try_connect() {
             Some(place) => place,
             None => {
                 listener.stats.rejected[Rejection::Limit as usize].increment();
                 listener.limit.connect().await
             }
-        };
-        (place, socket.accept().await)
+        }
     }
 
     /// Lets the connections of a listener that is gone end with their requests.
@@ -199,7 +198,7 @@ impl Acceptor {
         }
     }
 
-    async fn serve(&self, (place, accepted): (Connected, io::Result<(Stream, Peer)>)) {
+    async fn serve(&self, accepted: io::Result<(Stream, Peer)>) {
         let listener = self.listener();
         let (stream, peer) = match accepted {
             Ok(connection) => connection,
@@ -216,6 +215,7 @@ impl Acceptor {
                 return;
             }
         };
+        let place = self.place(&listener).await;
         listener.stats.accepted.increment();
         listener.stats.connections.add(1);
         let counted = Counted(listener.clone());

@@ -18,6 +18,8 @@ use crate::config::model::BindAddress;
 
 /// Connections that wait to be accepted, for each socket.
 const BACKLOG: i32 = 4096;
+/// Bytes in the kernel that have not been sent, above which a connection takes no more.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -103,6 +105,8 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     }
     // Accepted sockets inherit these.
     socket.set_tcp_nodelay(true)?;
+    // What a slow reader takes is seen as it takes it, not in bursts of a whole send buffer.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL),
     )?;

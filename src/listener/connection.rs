@@ -37,9 +37,10 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Room that hyper's parser has above our own limits, which are applied before it.
 const PARSER_SLACK_BYTES: usize = 8 << 10;
-/// How long a connection whose client still sends is read before it is closed, and how much.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES_MAX: usize = 1 << 20;
+/// How long a connection whose client still sends is read before it is closed, and how long it may
+/// be silent meanwhile: as long as that our answer may be on its way (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_GAP: Duration = Duration::from_secs(5);
 /// Fields above which hyper needs to be told.
 const HYPER_HEADERS_DEFAULT: usize = 100;
 
@@ -177,20 +178,20 @@ async fn close(mut io: ClientIo) {
     let mut io = io.into_tunnel();
     let drain = async {
         let mut buffer = vec![0; 16 << 10];
-        let mut left = LINGER_BYTES_MAX;
-        while let Ok(read) = io.read(&mut buffer).await {
-            if read == 0 || read >= left {
-                break;
-            }
-            left -= read;
-        }
+        while let Ok(Ok(read)) = timeout(LINGER_GAP, io.read(&mut buffer)).await
+            && read > 0
+        {}
     };
     let _ = timeout(LINGER, drain).await;
 }
 
 async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
     let spec = &connection.listener.spec;
-    let executor = StreamExecutor { local: local.clone(), write_timeout: spec.timeouts.write };
+    let executor = StreamExecutor {
+        local: local.clone(),
+        connection: connection.clone(),
+        write_timeout: spec.timeouts.write,
+    };
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())

@@ -54,6 +54,8 @@ pub(crate) struct HeadScanner {
     /// Heads completed so far.
     heads: u64,
     violation: Option<(u64, &'static str)>,
+    /// Of the bytes that came last, those before what cannot be accepted.
+    sound: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl HeadScanner {
             head: Head::default(),
             heads: 0,
             violation: None,
+            sound: 0,
         }
     }
 
@@ -108,9 +111,26 @@ impl HeadScanner {
         self.violation
     }
 
+    /// How many of the bytes that were fed last come before the message, or the line of chunked
+    /// framing, that is not acceptable.
+    pub(crate) fn sound(&self) -> usize {
+        self.sound
+    }
+
     /// Takes the next bytes of the connection.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Unacceptable> {
+        let count = bytes.len();
+        self.sound = 0;
         while !bytes.is_empty() {
+            let between_lines = self.carry.is_empty()
+                && match self.phase {
+                    Phase::Start => self.head.bytes == 0,
+                    Phase::ChunkSize | Phase::Trailers => true,
+                    _ => false,
+                };
+            if between_lines {
+                self.sound = count - bytes.len();
+            }
             bytes = match self.phase {
                 Phase::Opaque => return Ok(()),
                 Phase::Length(left) => self.skip_body(bytes, left, Phase::Length),
@@ -393,6 +413,29 @@ mod tests {
         assert_eq!(scan(many.as_bytes()).err(), Some(Unacceptable::Head));
         let blank = "\r\n".repeat(200);
         assert_eq!(scan(blank.as_bytes()).err(), Some(Unacceptable::Head));
+    }
+
+    #[test]
+    fn what_comes_before_something_unacceptable_is_sound() {
+        let good = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n";
+        for (before, bad, error) in [
+            (good.to_owned(), format!("GET /{}", "a".repeat(200)), Unacceptable::Uri),
+            (
+                good.repeat(2),
+                format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(300)),
+                Unacceptable::Head,
+            ),
+            (chunked.to_owned(), "0\n\n".to_owned(), Unacceptable::Chunk),
+        ] {
+            let mut scanner = HeadScanner::new(LIMITS);
+            assert_eq!(scanner.feed(format!("{before}{bad}").as_bytes()), Err(error));
+            assert_eq!(scanner.sound(), before.len(), "{bad}");
+            let mut scanner = HeadScanner::new(LIMITS);
+            assert_eq!(scanner.feed(before.as_bytes()), Ok(()));
+            assert_eq!(scanner.feed(bad.as_bytes()), Err(error));
+            assert_eq!(scanner.sound(), 0);
+        }
     }
 
     #[test]

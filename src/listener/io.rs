@@ -82,6 +82,10 @@ enum State {
     },
     /// hyper is told that the client has closed.
     Closed,
+    /// The same, after nothing had come for too long: no answer is on its way.
+    Expired,
+    /// hyper is told that the connection broke off: the body that is under way is not to be trusted.
+    Broken,
 }
 
 /// Why no further byte is waited for.
@@ -136,7 +140,7 @@ impl ClientIo {
             Scanner::H2(_) | Scanner::None => true,
         };
         !between_messages
-            || !matches!(self.state, State::Open)
+            || !matches!(self.state, State::Open | State::Expired)
             || self.transport.socket().has_input()
     }
 
@@ -183,10 +187,10 @@ impl ClientIo {
             Scanner::H2(_) => {}
             Scanner::None => return None,
         }
-        if self.connection.requests() == 0 {
-            return Some((self.connection.opened + timeouts.header, Expiry::Silent));
-        }
-        let idle = self.connection.idle_since() + timeouts.idle;
+        let idle = match self.connection.requests() {
+            0 => self.connection.opened + timeouts.header,
+            _ => self.connection.idle_since() + timeouts.idle,
+        };
         let drained = match self.connection.protocol {
             Protocol::H1 => self.connection.draining_since().map(|since| since + DRAIN_IDLE),
             Protocol::H2 => None,
@@ -233,8 +237,33 @@ impl ClientIo {
         self.timer.poll_until(deadline, Instant::now(), cx)
     }
 
+    fn note_blocked(&self, is_blocked: bool) {
+        if is_blocked {
+            self.connection.set_write_blocked_at(Instant::now());
+        }
+    }
+
+    /// Takes nothing more in after something unacceptable; how many bytes of the last read come
+    /// before it.
+    fn stop_reading(&mut self, why: Unacceptable) -> usize {
+        match why {
+            Unacceptable::Uri => self.refuse(URI_TOO_LONG, ParseError::UriTooLong),
+            Unacceptable::Head => self.refuse(HEAD_TOO_LARGE, ParseError::HeadTooLarge),
+            Unacceptable::Chunk => {
+                // The request whose body this is fails, and answers for it.
+                self.connection.count_parse_error(ParseError::Malformed);
+                self.state = State::Broken;
+            }
+        }
+        match &self.scanner {
+            Scanner::H1(scanner) => scanner.sound(),
+            Scanner::H2(_) | Scanner::None => 0,
+        }
+    }
+
     fn refuse(&mut self, answer: &'static [u8], error: ParseError) {
         self.connection.count_parse_error(error);
+        self.connection.set_refusing();
         self.state = match self.connection.protocol {
             Protocol::H1 => State::Refusing { answer, written: 0 },
             Protocol::H2 => State::Closed,
@@ -272,7 +301,8 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         loop {
             match this.state {
-                State::Closed => return Poll::Ready(Ok(())),
+                State::Closed | State::Expired => return Poll::Ready(Ok(())),
+                State::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 State::Refusing { .. } => ready!(this.poll_refusal(cx)),
                 State::Open => {
                     let before = buf.filled().len();
@@ -281,22 +311,15 @@ impl AsyncRead for ClientIo {
                             let Some(bytes) = buf.filled().get(before..) else {
                                 return Poll::Ready(Ok(()));
                             };
-                            let (answer, error) = match this.scan(bytes, Instant::now()) {
-                                Ok(()) => return Poll::Ready(Ok(())),
-                                Err(Unacceptable::Uri) => (URI_TOO_LONG, ParseError::UriTooLong),
-                                Err(Unacceptable::Head) => {
-                                    (HEAD_TOO_LARGE, ParseError::HeadTooLarge)
-                                }
-                                Err(Unacceptable::Chunk) => {
-                                    // The request whose body this is fails, and answers for it.
-                                    buf.set_filled(before);
-                                    this.connection.count_parse_error(ParseError::Malformed);
-                                    this.state = State::Closed;
-                                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-                                }
+                            let Err(why) = this.scan(bytes, Instant::now()) else {
+                                return Poll::Ready(Ok(()));
                             };
-                            buf.set_filled(before);
-                            this.refuse(answer, error);
+                            // What came before it is none the worse.
+                            let sound = this.stop_reading(why);
+                            buf.set_filled(before + sound);
+                            if sound > 0 {
+                                return Poll::Ready(Ok(()));
+                            }
                         }
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => match ready!(this.poll_deadline(cx)) {
@@ -306,7 +329,7 @@ impl AsyncRead for ClientIo {
                                 this.connection.expire();
                                 return Poll::Pending;
                             }
-                            Expiry::Silent => this.state = State::Closed,
+                            Expiry::Silent => this.state = State::Expired,
                         },
                     }
                 }
@@ -321,7 +344,10 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.transport).poll_write(cx, buf);
+        this.note_blocked(outcome.is_pending());
+        outcome
     }
 
     fn poll_write_vectored(
@@ -329,7 +355,10 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.transport).poll_write_vectored(cx, bufs);
+        this.note_blocked(outcome.is_pending());
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -337,7 +366,10 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.transport).poll_flush(cx);
+        this.note_blocked(outcome.is_pending());
+        outcome
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,9 @@
 //! A client that closes the window of one stream stops hyper from asking that stream's body for
 //! more; no timer of the body would ever run. But every stream is a task, and a task that waits
 //! though its body has just given a part waits for the reader. If that lasts for
-//! `timeouts.write`, the task is dropped, which resets the stream and nothing else.
+//! `timeouts.write`, the task is dropped, which resets the stream and nothing else. Time in which
+//! the connection as a whole waits for its reader does not count: then it is slow, and shared by
+//! many streams, and [`super::socket`] sees whether it goes on.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::proxy::client::ClientConnection;
 use crate::proxy::local::{Local, StreamEvent};
 use crate::timer::LazyTimer;
 
@@ -20,6 +23,7 @@ use crate::timer::LazyTimer;
 #[derive(Debug, Clone)]
 pub(crate) struct StreamExecutor {
     pub(crate) local: Rc<Local>,
+    pub(crate) connection: Rc<ClientConnection>,
     pub(crate) write_timeout: Duration,
 }
 
@@ -31,6 +35,7 @@ where
         let task = StreamTask {
             stream: Box::pin(stream),
             local: self.local.clone(),
+            connection: self.connection.clone(),
             write_timeout: self.write_timeout,
             blocked_since: None,
             timer: LazyTimer::default(),
@@ -42,6 +47,7 @@ where
 struct StreamTask<F> {
     stream: Pin<Box<F>>,
     local: Rc<Local>,
+    connection: Rc<ClientConnection>,
     write_timeout: Duration,
     /// Since when the reader has taken nothing.
     blocked_since: Option<Instant>,
@@ -64,6 +70,15 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
             None => {}
         }
         let Some(since) = this.blocked_since else { return Poll::Pending };
-        this.timer.poll_until(since + this.write_timeout, Instant::now(), cx)
+        loop {
+            let since = this.connection.write_blocked_at().map_or(since, |at| at.max(since));
+            let (deadline, now) = (since + this.write_timeout, Instant::now());
+            if this.timer.poll_until(deadline, now, cx).is_pending() {
+                return Poll::Pending;
+            }
+            if this.connection.write_blocked_at().is_none_or(|at| at + this.write_timeout <= now) {
+                return Poll::Ready(());
+            }
+        }
     }
 }

@@ -8,12 +8,14 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::Version;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::log_format;
 use crate::config::model::{AccessFormat, AccessTarget};
@@ -84,12 +86,13 @@ impl LogWriter {
         let (queue, buffers) = sync_channel(QUEUE_BUFFERS);
         let (alive, ended) = sync_channel(1);
         let next = NextSink::default();
-        let theirs = next.clone();
+        let dropped = Arc::<AtomicU64>::default();
+        let theirs = (next.clone(), dropped.clone());
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            write_all(sink, &buffers, &theirs);
+            write_all(sink, &buffers, &theirs.0, &theirs.1);
             drop(alive);
         })?;
-        Ok(Self { queue, dropped: Arc::default(), next, ended })
+        Ok(Self { queue, dropped, next, ended })
     }
 
     /// A handle for one worker.
@@ -108,7 +111,7 @@ impl LogWriter {
         let _ = self.queue.try_send(Vec::new());
     }
 
-    /// Counts lines that were dropped because the writer could not keep up.
+    /// Counts lines that were dropped because the writer could not keep up, or could not write.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.dropped.clone()
     }
@@ -169,7 +172,13 @@ impl Sink {
             AccessTarget::Stderr => Output::Stderr(io::stderr()),
             AccessTarget::Off => Output::Off,
             AccessTarget::File(path) => {
-                Output::File(OpenOptions::new().create(true).append(true).open(path)?)
+                // A pipe that nobody reads fails here, instead of making us wait for a reader.
+                let flags = libc::O_NONBLOCK;
+                let file =
+                    OpenOptions::new().create(true).append(true).custom_flags(flags).open(path)?;
+                // From here on it may block the writer, and nobody else.
+                fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+                Output::File(file)
             }
         }))
     }
@@ -184,20 +193,22 @@ impl Sink {
     }
 }
 
-fn write_all(mut sink: Sink, buffers: &Receiver<Vec<u8>>, next: &NextSink) {
+fn write_all(mut sink: Sink, buffers: &Receiver<Vec<u8>>, next: &NextSink, dropped: &AtomicU64) {
     let mut failing = false;
     while let Ok(buffer) = buffers.recv() {
         if let Some(next) = next.lock().unwrap_or_else(PoisonError::into_inner).take() {
             sink = next;
         }
-        match sink.write(&buffer) {
-            Ok(()) => failing = false,
-            // Once for each outage, not once for each buffer.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::error!(%error, "the access log cannot be written");
-            }
-            Err(_) => {}
+        let Err(error) = sink.write(&buffer) else {
+            failing = false;
+            continue;
+        };
+        let lines = memchr::memchr_iter(b'\n', &buffer).count();
+        dropped.fetch_add(lines as u64, Ordering::Relaxed);
+        // Once for each outage, not once for each buffer.
+        if !failing {
+            failing = true;
+            tracing::error!(%error, "the access log cannot be written");
         }
     }
 }
@@ -236,6 +247,28 @@ mod tests {
         assert!(all.starts_with("one\ntwo\n") || all.ends_with("two\nthree\n"), "{all}");
         assert!(std::fs::read_to_string(&path).is_ok_and(|new| new.ends_with("three\n")));
         let _ = (std::fs::remove_file(&path), std::fs::remove_file(&moved));
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let writer = LogWriter::start(&AccessTarget::File("/dev/full".into())).expect("a device");
+        let (log, dropped) = (writer.handle(), writer.dropped());
+        log.buffer.borrow_mut().bytes.extend_from_slice(b"one\ntwo\n");
+        log.buffer.borrow_mut().lines = 2;
+        log.flush();
+        drop(log);
+        writer.finish();
+        assert_eq!(dropped.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_no_wait() {
+        let path = temporary("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
+        assert!(Sink::open(&AccessTarget::File(path.clone())).is_err());
+        let _ = std::fs::remove_file(&path);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct ClientConnection {
     active: Cell<u32>,
     idle_since: Cell<Instant>,
     read_at: Cell<Instant>,
+    write_blocked_at: Cell<Option<Instant>>,
+    is_refusing: Cell<bool>,
     violation: Cell<Option<(u64, &'static str)>>,
     draining_since: Cell<Option<Instant>>,
     idle_expired: Cell<bool>,
@@ -97,6 +99,8 @@ impl ClientConnection {
             active: Cell::new(0),
             idle_since: Cell::new(now),
             read_at: Cell::new(now),
+            write_blocked_at: Cell::new(None),
+            is_refusing: Cell::new(false),
             violation: Cell::new(None),
             draining_since: Cell::new(None),
             idle_expired: Cell::new(false),
@@ -133,6 +137,21 @@ impl ClientConnection {
         self.read_at.set(now);
     }
 
+    /// Notes that something is to be refused once the requests before it have ended.
+    pub fn set_refusing(&self) {
+        self.is_refusing.set(true);
+    }
+
+    /// Notes that the client takes less than there is to be written.
+    pub fn set_write_blocked_at(&self, now: Instant) {
+        self.write_blocked_at.set(Some(now));
+    }
+
+    /// When that was so last.
+    pub fn write_blocked_at(&self) -> Option<Instant> {
+        self.write_blocked_at.get()
+    }
+
     /// When the request that is beginning came: one reading of the clock for both.
     pub fn arrival(&self) -> Instant {
         match self.protocol {
@@ -152,8 +171,9 @@ impl ClientConnection {
         self.active.set(self.active.get().saturating_sub(1));
         if self.active.get() == 0 {
             self.idle_since.set(now);
-            if self.protocol == Protocol::H2 {
-                // The connection's own task must begin to count its idle time.
+            if self.protocol == Protocol::H2 || self.is_refusing.get() {
+                // The connection's own task must begin to count its idle time, or go on to refuse
+                // what came behind this request.
                 self.wake();
             }
         }

@@ -51,7 +51,8 @@ pub(super) fn response(
     coding::apply(&mut exchange, asked, &mut response);
     if let Some(told) = told {
         let mut text = Vec::with_capacity(STATUS_BYTES);
-        status_field(&exchange, &told).push(&mut text);
+        let key = shown_key(&exchange, asked);
+        status_field(&exchange, &told, key.as_deref()).push(&mut text);
         headers::append_member(
             response.headers_mut(),
             CACHE_STATUS,
@@ -114,7 +115,8 @@ pub(super) fn cached(
         fields::vary(&mut fields);
     }
     let age = head.age(now).as_secs();
-    let mine = Mine::new(age, &status_field(&exchange, told));
+    let key = shown_key(&exchange, asked);
+    let mine = Mine::new(age, &status_field(&exchange, told, key.as_deref()));
     if told.kind.is_from_store() || age > 0 {
         fields.insert(AGE, mine.age);
     } else {
@@ -193,7 +195,7 @@ pub(super) fn failure(
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
     if let Some(told) = told {
         let mut text = Vec::with_capacity(STATUS_BYTES);
-        status_field(&exchange, &told).push(&mut text);
+        status_field(&exchange, &told, None).push(&mut text);
         headers.insert(CACHE_STATUS, value(Bytes::from_owner(text)));
     }
     if respond::ends_connection(kind) && exchange.connection.protocol == Protocol::H1 {
@@ -203,12 +205,28 @@ pub(super) fn failure(
     response.map(|body| ReplyBody::new(body, exchange))
 }
 
-fn status_field<'a>(exchange: &'a Exchange, told: &Told<'a>) -> StatusField<'a> {
+/// What was looked up, where the operator wants it shown.
+fn shown_key(exchange: &Exchange, asked: &Asked<'_>) -> Option<String> {
+    if !exchange.snapshot.config.cache.status_key {
+        return None;
+    }
+    let Target { host, path, query, .. } = asked.target;
+    let query = exchange.route().and_then(|route| route.key.query().form(*query));
+    let mark = if query.is_some() { "?" } else { "" };
+    Some(format!("{host}{path}{mark}{}", query.as_deref().unwrap_or_default()))
+}
+
+fn status_field<'a>(
+    exchange: &'a Exchange,
+    told: &Told<'a>,
+    key: Option<&'a str>,
+) -> StatusField<'a> {
     StatusField {
         cache: &exchange.snapshot.config.cache.name,
         kind: told.kind,
         ttl: told.ttl,
         detail: told.detail,
+        key,
     }
 }
 

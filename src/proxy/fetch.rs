@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 
 use super::fetch_task::{Fetch, Handed, confirmed};
 use super::forward::{self, Answer, Outgoing, Trace};
-use super::local::Local;
-use super::whole::Place;
+use super::local::{Local, Place};
 use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::key::Key;
@@ -274,7 +273,7 @@ pub(super) fn refresh(local: &Rc<Local>, plan: Plan, outgoing: Outgoing) {
         return lead.found();
     }
     let (hand, _) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan, hand };
+    let task = Fetch { local: local.clone(), plan, hand, is_background: true };
     local.tasks.spawn("cache refresh", task.run(outgoing, lead));
 }
 
@@ -287,7 +286,7 @@ pub(super) fn behind(local: &Rc<Local>, plan: Plan, outgoing: Outgoing, place: P
     }
     let Join::Lead(lead) = cache.join(plan.key.as_ref(), &outgoing.headers) else { return };
     let (hand, _) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan, hand };
+    let task = Fetch { local: local.clone(), plan, hand, is_background: true };
     local.tasks.spawn("background cache fetch", async move {
         task.run(outgoing, lead).await;
         drop(place);
@@ -372,7 +371,7 @@ async fn begin(
     let flight = lead.flight().clone();
     let _waiting = flight.wait();
     let (hand, handed) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan: plan.clone(), hand };
+    let task = Fetch { local: local.clone(), plan: plan.clone(), hand, is_background: false };
     local.tasks.spawn("cache fetch", task.run(outgoing, lead));
     // The task always hands something over, unless it panics.
     let Ok(handed) = handed.await else { return plan.stand_in_or(Kind::Internal.into()) };

@@ -7,25 +7,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, DATE, SET_COOKIE};
+use http::header::{
+    ACCEPT_RANGES, AGE, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE,
+    TRAILER,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::deliver;
 use super::fetch::{Plan, plain};
 use super::forward::{self, Outgoing, Trace};
-use super::local::Local;
+use super::local::{Local, Place};
 use crate::body::Body;
 use crate::cache::control::RequestControl;
 use crate::cache::policy::{self, HEADWATER_CACHE_CONTROL};
 use crate::cache::reuse::{self, Fault};
 use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
 use crate::cache::tags::{self, TAGS_MAX, Tag};
-use crate::cache::{Entry, Fill, Head, Lead, conditional, freshness};
+use crate::cache::{Entry, Fill, Flight, Head, Lead, conditional, freshness};
 use crate::compress::eligible;
 use crate::config::model::SetCookie;
 use crate::error::{Error, Kind};
+use crate::shutdown::Phase;
 use crate::timer::TimerSlot;
+
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
 /// The task that fetches.
 pub(super) struct Fetch {
@@ -33,6 +39,8 @@ pub(super) struct Fetch {
     pub plan: Plan,
     /// Where the leader waits; where nobody does, nobody takes what is handed over.
     pub hand: oneshot::Sender<Handed>,
+    /// Nobody has ever waited for it.
+    pub is_background: bool,
 }
 
 /// What the fetch tells its leader beside what the flight tells everybody.
@@ -47,30 +55,28 @@ pub(super) struct Handed {
 
 type Own = (Response<Body>, Refusal);
 
+/// What the origin said, and to what.
+struct Asked {
+    answer: Result<Response<Body>, Error>,
+    /// What it was asked to confirm.
+    validating: Option<Arc<Entry>>,
+    sent: Instant,
+    trace: Trace,
+}
+
+/// Fetches of a worker that go on though all their clients have left before there was an answer.
+const ABANDONED_MAX: usize = 32;
+
 impl Fetch {
     pub(super) async fn run(self, mut outgoing: Outgoing, lead: Lead) {
-        let stale = self.plan.stale.clone();
-        let mut validating = None;
-        if !self.plan.is_private() {
-            conditional::remove_conditions(&mut outgoing.headers);
-            validating = stale
-                .as_ref()
-                .filter(|stale| conditional::validate(&mut outgoing.headers, &stale.head.headers));
-        }
-        let mut trace = Trace::default();
-        let mut sent = Instant::now();
-        let mut answer = self.ask(&outgoing, &mut trace).await;
-        if let (Ok(response), Some(stored)) = (&answer, validating)
-            && response.status() == StatusCode::NOT_MODIFIED
-            && !conditional::confirms(response.headers(), &stored.head.headers)
-        {
-            // It is about a representation that is not here.
-            conditional::remove_conditions(&mut outgoing.headers);
-            validating = None;
-            sent = Instant::now();
-            answer = self.ask(&outgoing, &mut trace).await;
-        }
-        match (answer, validating) {
+        let flight = lead.flight().clone();
+        let asked = tokio::select! {
+            biased;
+            asked = self.ask(&mut outgoing) => asked,
+            () = self.given_up(&flight) => return lead.found(),
+        };
+        let Asked { answer, validating, sent, trace } = asked;
+        match (answer, &validating) {
             (Ok(response), Some(stale)) if response.status() == StatusCode::NOT_MODIFIED => {
                 self.confirm(lead, stale, &response, &outgoing.headers, sent, trace);
             }
@@ -79,7 +85,53 @@ impl Fetch {
         }
     }
 
-    async fn ask(&self, outgoing: &Outgoing, trace: &mut Trace) -> Result<Response<Body>, Error> {
+    /// Asks for an answer for everybody, where it may be one.
+    async fn ask(&self, outgoing: &mut Outgoing) -> Asked {
+        let mut validating = None;
+        if !self.plan.is_private() {
+            conditional::remove_conditions(&mut outgoing.headers);
+            validating =
+                self.plan.stale.clone().filter(|stale| {
+                    conditional::validate(&mut outgoing.headers, &stale.head.headers)
+                });
+        }
+        let mut trace = Trace::default();
+        let mut sent = Instant::now();
+        let mut answer = self.send(outgoing, &mut trace).await;
+        if let (Ok(response), Some(stored)) = (&answer, &validating)
+            && response.status() == StatusCode::NOT_MODIFIED
+            && !conditional::confirms(response.headers(), &stored.head.headers)
+        {
+            // It is about a representation that is not here.
+            conditional::remove_conditions(&mut outgoing.headers);
+            validating = None;
+            sent = Instant::now();
+            answer = self.send(outgoing, &mut trace).await;
+        }
+        Asked { answer, validating, sent, trace }
+    }
+
+    /// Waits until the answer is of no use before it has come. When all clients have left, a fetch
+    /// that others might join goes on for what it may bring to the store, as long as few do; it
+    /// holds up no drain.
+    async fn given_up(&self, flight: &Flight) {
+        let mut place = None;
+        if !self.is_background {
+            flight.deserted().await;
+            let is_for_others = !self.plan.is_private() && !self.plan.alone;
+            place = is_for_others
+                .then(|| Place::take(&self.local.abandoned_fetches, ABANDONED_MAX))
+                .flatten();
+        }
+        if self.is_background || place.is_some() {
+            self.local.stop.clone().reached(Phase::Draining).await;
+            // Somebody may have joined meanwhile.
+            flight.deserted().await;
+        }
+        drop(place);
+    }
+
+    async fn send(&self, outgoing: &Outgoing, trace: &mut Trace) -> Result<Response<Body>, Error> {
         let Plan { backend, deadline, .. } = &self.plan;
         let timers = TimerSlot::default();
         let answer = forward::forward(&self.local, backend, outgoing, *deadline, &timers, trace);
@@ -258,6 +310,10 @@ fn stored_headers(
 ) -> HeaderMap {
     let mut headers = response.headers().clone();
     headers.remove(HEADWATER_CACHE_CONTROL);
+    // RFC 9111 §3.1: neither trailers nor what is between two proxies.
+    for name in [TRAILER, PROXY_AUTHENTICATE, PROXY_AUTHENTICATION_INFO, PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
     date(&mut headers, received);
     deliver::with_room(&mut headers);
     if response.status() == StatusCode::OK {

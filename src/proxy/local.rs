@@ -13,7 +13,7 @@ use super::encoders::Encoders;
 use super::hex;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
-use crate::shutdown::Tasks;
+use crate::shutdown::{Stop, Tasks};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Connections, Reclaim};
 
@@ -35,10 +35,34 @@ pub struct Local {
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
     pub variant_key: RefCell<KeyBuffer>,
-    /// Fetches under way that nobody waits for.
-    pub background_fetches: Cell<usize>,
+    /// Fetches of whole objects under way that nobody waits for.
+    pub background_fetches: Rc<Cell<usize>>,
+    /// Fetches whose clients have all left.
+    pub abandoned_fetches: Rc<Cell<usize>>,
+    pub stop: Stop,
     /// What the body of the HTTP/2 stream that is being polled did last.
     stream_event: Cell<Option<StreamEvent>>,
+}
+
+/// One of a bounded number of something, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    /// Takes one unless `max` are taken.
+    pub(super) fn take(taken: &Rc<Cell<usize>>, max: usize) -> Option<Self> {
+        if taken.get() >= max {
+            return None;
+        }
+        taken.set(taken.get() + 1);
+        Some(Self(taken.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 /// What a response body gave when it was asked for more.
@@ -56,6 +80,7 @@ impl Local {
         reclaim: Reclaim,
         log: AccessLog,
         tasks: Tasks,
+        stop: Stop,
     ) -> Self {
         let current = Rc::new(published.load_full());
         Self {
@@ -69,7 +94,9 @@ impl Local {
             encoders: Rc::default(),
             key: RefCell::default(),
             variant_key: RefCell::default(),
-            background_fetches: Cell::new(0),
+            background_fetches: Rc::default(),
+            abandoned_fetches: Rc::default(),
+            stop,
             stream_event: Cell::new(None),
         }
     }

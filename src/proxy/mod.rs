@@ -61,6 +61,9 @@ pub use access_log::{AccessLog, LogWriter, Sink};
 pub use reply::{Reply, ReplyBody};
 pub use tunnel::run_tunnel;
 
+/// Where certificate authorities look for answers to their challenges, over http (RFC 8555 §8.3).
+const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+
 /// Answers one request.
 pub fn handle(
     local: &Rc<Local>,
@@ -87,7 +90,12 @@ pub fn handle(
     }
     if let Some(port) = connection.listener.spec.https_redirect
         && headers::scheme(connection, &parts.headers) == "http"
+        && !target.path.starts_with(ACME_CHALLENGES)
     {
+        if target.host.is_empty() {
+            let kind = Kind::BadRequest("Host is missing");
+            return now(deliver::error(exchange, &parts.headers, kind));
+        }
         let response = to_https(&target, port);
         return now(deliver::response(exchange, &asked, response, None));
     }

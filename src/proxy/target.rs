@@ -71,6 +71,10 @@ impl<'a> Target<'a> {
         if request.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(Kind::BadRequest("Content-Length stands twice"));
         }
+        let scheme = request.uri.scheme_str();
+        if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+            return Err(Kind::BadRequest("the scheme of the target is neither http nor https"));
+        }
         let authority = authority(request)?;
         let host = if authority.is_empty() {
             Cow::Borrowed("")
@@ -107,6 +111,9 @@ fn authority(request: &http::request::Parts) -> Result<&str, Kind> {
         }
         (Some(target), _) if target.contains('@') => {
             Err(Kind::BadRequest("the authority holds user information"))
+        }
+        (Some(_), None) if request.version == Version::HTTP_11 => {
+            Err(Kind::BadRequest("Host is missing"))
         }
         (Some(target), _) => Ok(target),
         (None, Some("")) => Err(Kind::BadRequest("Host is empty")),

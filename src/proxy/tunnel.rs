@@ -3,6 +3,8 @@
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response};
 use std::cell::Cell;
+use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +53,8 @@ pub(super) fn accept(
 }
 
 /// Moves bytes between the client and the endpoint. `early` is what the client had sent behind
-/// its request already. Ends when both directions have, or after `timeouts.tunnel` of silence.
+/// its request already. Ends when both directions have, when one fails, or after
+/// `timeouts.tunnel` in which no byte moves, be it that one side sends nothing or takes nothing.
 pub async fn run_tunnel<C>(client: C, early: Bytes, pending: PendingTunnel)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -60,12 +63,18 @@ where
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(tunnel.io);
     let activity = Activity { last: Cell::new(Instant::now()), idle_max };
-    let up = copy(&mut client_read, &mut upstream_write, early, &activity);
-    let down = copy(&mut upstream_read, &mut client_write, tunnel.early, &activity);
-    let (_, received) = tokio::join!(up, down);
-    exchange.response_bytes = received;
+    let received = Cell::new(0);
+    let up = copy(&mut client_read, &mut upstream_write, early, &activity, None);
+    let down =
+        copy(&mut upstream_read, &mut client_write, tunnel.early, &activity, Some(&received));
+    // A direction that fails ends the other; one that comes to its end does not.
+    let _ = tokio::try_join!(up, down);
+    exchange.response_bytes = received.get();
     drop(tunnel.open);
 }
+
+/// A direction failed, or nothing has moved for too long.
+struct Broken;
 
 /// When bytes last moved, in either direction.
 struct Activity {
@@ -77,39 +86,55 @@ impl Activity {
     fn deadline(&self) -> Instant {
         self.last.get() + self.idle_max
     }
+
+    /// Waits for bytes to move in one direction, as long as some do in either.
+    async fn moving<T>(&self, step: impl Future<Output = io::Result<T>>) -> Result<T, Broken> {
+        let mut step = pin!(step);
+        loop {
+            match timeout_at(self.deadline(), &mut step).await {
+                Ok(Ok(done)) => {
+                    self.last.set(Instant::now());
+                    return Ok(done);
+                }
+                Ok(Err(_)) => return Err(Broken),
+                // The other direction may have been busy meanwhile.
+                Err(_) if self.deadline() > Instant::now() => {}
+                Err(_) => return Err(Broken),
+            }
+        }
+    }
 }
 
-/// Copies until the end of `from`, which it passes on; how many bytes it were.
+/// Copies until the end of `from`, which it passes on. `copied` counts the bytes.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     early: Bytes,
     activity: &Activity,
-) -> u64 {
-    let mut copied = early.len() as u64;
-    if !early.is_empty() && to.write_all(&early).await.is_err() {
-        return 0;
+    copied: Option<&Cell<u64>>,
+) -> Result<(), Broken> {
+    let count = |bytes: usize| {
+        if let Some(copied) = copied {
+            copied.set(copied.get() + bytes as u64);
+        }
+    };
+    if !early.is_empty() {
+        activity.moving(async { write(to, &early).await }).await?;
+        count(early.len());
     }
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = match timeout_at(activity.deadline(), from.read(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => break,
-            Ok(Ok(read)) => read,
-            // The other direction may have been busy meanwhile.
-            Err(_) if activity.deadline() > Instant::now() => continue,
-            Err(_) => break,
-        };
-        activity.last.set(Instant::now());
-        let written = async {
-            to.write_all(&buffer[..read]).await?;
-            to.flush().await
-        };
-        match timeout_at(activity.deadline(), written).await {
-            Ok(Ok(())) => copied += read as u64,
-            _ => break,
+        let read = activity.moving(from.read(&mut buffer)).await?;
+        if read == 0 {
+            break;
         }
-        activity.last.set(Instant::now());
+        activity.moving(async { write(to, &buffer[..read]).await }).await?;
+        count(read);
     }
-    let _ = to.shutdown().await;
-    copied
+    activity.moving(to.shutdown()).await
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }

@@ -13,7 +13,7 @@ use http::{Response, StatusCode};
 
 use super::fetch::{self, Plan};
 use super::forward::Outgoing;
-use super::local::Local;
+use super::local::{Local, Place};
 use crate::body::Body;
 use crate::cache::storable::{self, RequestFacts, ResponseFacts};
 use crate::range;
@@ -59,29 +59,10 @@ impl Whole {
         let is_storable = part.status() == StatusCode::PARTIAL_CONTENT
             && length.is_some_and(|length| length <= bytes_max)
             && storable::terms(request, whole, &self.plan.cache).is_ok();
-        if is_storable && let Some(place) = Place::take(local) {
+        if is_storable
+            && let Some(place) = Place::take(&local.background_fetches, BACKGROUND_FETCHES_MAX)
+        {
             fetch::behind(local, self.plan, self.outgoing, place);
         }
-    }
-}
-
-/// One of the background fetches of a worker, until it is dropped.
-pub(super) struct Place(Rc<Local>);
-
-impl Place {
-    fn take(local: &Rc<Local>) -> Option<Self> {
-        let taken = local.background_fetches.get();
-        if taken >= BACKGROUND_FETCHES_MAX {
-            return None;
-        }
-        local.background_fetches.set(taken + 1);
-        Some(Self(local.clone()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let taken = self.0.background_fetches.get();
-        self.0.background_fetches.set(taken.saturating_sub(1));
     }
 }

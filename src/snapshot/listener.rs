@@ -36,6 +36,7 @@ impl Listener {
     pub(super) fn build(
         spec: &model::Listener,
         previous: Option<&Arc<Self>>,
+        connections: &Arc<ConnectionLimit>,
     ) -> Result<Arc<Self>, Vec<Diagnostic>> {
         if let Some(previous) = previous
             && previous.spec == *spec
@@ -60,7 +61,7 @@ impl Listener {
                 previous.limit.set_max(spec.limits.connections_max);
                 previous.limit.clone()
             }
-            None => ConnectionLimit::new(spec.limits.connections_max),
+            None => ConnectionLimit::new(spec.limits.connections_max, connections),
         };
         Ok(Arc::new(Self {
             spec: spec.clone(),

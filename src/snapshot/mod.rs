@@ -56,6 +56,8 @@ pub struct Snapshot {
 pub struct Resources {
     pub cache: Arc<Cache>,
     pub files: Arc<Reader>,
+    /// The bound on open connections of all listeners together.
+    pub connections: Arc<ConnectionLimit>,
 }
 
 /// A snapshot and what is doubtful about it, or every reason why there is none.
@@ -70,7 +72,7 @@ impl Snapshot {
     ) -> Built {
         let mut problems = Vec::new();
         let mut warnings = Vec::new();
-        let listeners = build_listeners(&config, previous, &mut problems, &mut warnings);
+        let listeners = build_listeners(&config, previous, resources, &mut problems, &mut warnings);
         let backends = build_backends(&config, previous, resources, &mut problems);
         let table = RouteTable::build(&config.routes)
             .map_err(|ties| problems.extend(ties.iter().map(|t| route::describe_tie(&config, t))));
@@ -135,23 +137,28 @@ impl Snapshot {
     }
 }
 
-/// The problems of the certificates alone, for a configuration that has others.
-pub fn certificate_problems(config: &model::Config) -> Vec<Diagnostic> {
+/// The problems that compiling would find, for a configuration that has others: all at once.
+pub fn further_problems(config: &model::Config, resources: &Resources) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    build_listeners(config, None, &mut problems, &mut Vec::new());
+    build_listeners(config, None, resources, &mut problems, &mut Vec::new());
+    build_backends(config, None, resources, &mut problems);
+    if let Err(ties) = RouteTable::build(&config.routes) {
+        problems.extend(ties.iter().map(|tie| route::describe_tie(config, tie)));
+    }
     problems
 }
 
 fn build_listeners(
     config: &model::Config,
     previous: Option<&Snapshot>,
+    resources: &Resources,
     problems: &mut Vec<Diagnostic>,
     warnings: &mut Vec<Diagnostic>,
 ) -> HashMap<Name, Arc<Listener>> {
     let mut listeners = HashMap::new();
     for spec in &config.listeners {
         let before = previous.and_then(|snapshot| snapshot.listeners.get(&spec.name));
-        match Listener::build(spec, before) {
+        match Listener::build(spec, before, &resources.connections) {
             Ok(listener) => {
                 warnings.extend(listener.warnings(SystemTime::now()));
                 listeners.insert(spec.name.clone(), listener);

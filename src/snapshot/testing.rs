@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Resources, Snapshot};
+use super::{ConnectionLimit, Resources, Snapshot};
 use crate::cache::Cache;
 use crate::config;
 use crate::files::Reader;
@@ -37,7 +37,10 @@ pub fn of_text(text: &str, files: &[(&str, &str)], previous: Option<&Snapshot>) 
             unreachable!("{}", config::diagnostics::render(&refused.diagnostics, &refused.sources))
         }
     };
-    let resources =
-        Resources { cache: Cache::new(&config.cache, 1), files: Reader::start(1, 1).unwrap() };
+    let resources = Resources {
+        cache: Cache::new(&config.cache, 1),
+        files: Reader::start(1, 1).unwrap(),
+        connections: ConnectionLimit::of_process(1000),
+    };
     Snapshot::build(config, previous, &resources).unwrap().0
 }

@@ -153,3 +153,31 @@ fn wrong_arguments_exit_with_2_and_help_with_0() {
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("--config"), "{}", help.stdout);
 }
+
+#[test]
+fn ties_of_routes_and_keys_of_pools_are_named_beside_other_problems() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let (a, b) = (authority.issue(&["a.test"]), authority.issue(&["b.test"]));
+    folder.write("a.crt", a.cert);
+    folder.write("b.key", b.key);
+    let config = folder.write(
+        "headwater.toml",
+        "[admin]
+tokn = 1
+[listener.web]
+bind = \"127.0.0.1:0\"
+[pool.app]
+endpoints = [\"127.0.0.1:80\"]
+tls = { cert = \"a.crt\", key = \"b.key\" }
+[[route]]
+pool = \"app\"
+[[route]]
+pool = \"app\"
+",
+    );
+    let exit = proxy::run_to_end(&["check", "-c"], &config);
+    for problem in ["unknown key `tokn`", "match the same requests", "toml:7:"] {
+        assert!(exit.stderr.contains(problem), "{problem} is not in\n{}", exit.stderr);
+    }
+}

@@ -282,3 +282,63 @@ fn a_bare_line_feed_in_chunked_framing_ends_the_connection() {
     }
     assert_eq!(origin.count_of("/smuggled"), 0);
 }
+
+#[test]
+fn what_comes_with_something_too_large_and_before_it_is_answered() {
+    let (proxy, origin) = proxy("limits.uri_bytes = \"128B\"\nlimits.header_bytes = \"1KiB\"");
+    let good = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    for (bad, status) in [
+        (format!("GET /{} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", "a".repeat(200)), 414),
+        (format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX: {}\r\n\r\n", "a".repeat(1100)), 431),
+    ] {
+        let mut client = proxy.connect();
+        client.send(format!("{good}{good}{bad}"));
+        assert_eq!(client.answer().text(), "reached");
+        assert_eq!(client.answer().text(), "reached");
+        assert_eq!(client.answer().status, status);
+        client.assert_closed();
+    }
+    assert_eq!(origin.count(), 4);
+}
+
+#[test]
+fn a_body_whose_framing_is_broken_in_the_first_packet_is_400() {
+    let (proxy, _origin) = proxy("");
+    let mut client = proxy.connect();
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\n\n"
+    ));
+    assert_eq!(client.broken_answer("POST").status, 400);
+    client.assert_closed();
+}
+
+#[test]
+fn as_many_connections_are_served_as_the_limit_says_whichever_socket_they_come_to() {
+    let origin = Origin::answering(|_| ok("reached"));
+    let setup = Setup::of(&[&origin]).process("workers = 4").text(
+        "[listener.other]\nbind = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\nlimits.connections = 3",
+    );
+    let proxy = setup.start();
+    let address = proxy.address_of("other");
+    // Eight sockets share three places; none is held by a socket that nobody comes to.
+    for _ in 0..20 {
+        let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(address)).collect();
+        for client in &mut clients {
+            assert_eq!(client.get("/", &[]).status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_target_of_another_scheme_or_without_a_host_field_is_refused() {
+    let (proxy, origin) = proxy("");
+    for target in [
+        format!("GET ftp://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+        format!("GET http://{HOST}/ HTTP/1.1\r\n\r\n"),
+    ] {
+        let mut client = proxy.connect();
+        client.send(target);
+        assert_eq!(client.answer().status, 400);
+    }
+    assert_eq!(origin.count(), 0);
+}

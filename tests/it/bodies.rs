@@ -120,6 +120,27 @@ fn chunked_uploads_stay_chunked_and_lengths_stay_lengths() {
 }
 
 #[test]
+fn trailers_that_are_of_one_hop_or_about_the_client_end_here() {
+    let origin = Origin::scripted(|call| {
+        call.body();
+        call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n");
+        call.send(
+            b"4\r\nbody\r\n0\r\nConnection: close\r\nX-Sum: 42\r\nKeep-Alive: timeout=5\r\n\r\n",
+        );
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\nX-Request-Id: mine\r\nX-Up: 7\r\nCF-Connecting-IP: 1.2.3.4\r\n\r\n"
+    ));
+    let answer = client.answer();
+    assert_eq!(answer.text(), "body");
+    assert!(!answer.message.trailers.to_lowercase().contains("connection"), "{answer:?}");
+    assert_eq!(origin.request(0).trailers.to_lowercase(), "x-up: 7\r\n");
+}
+
+#[test]
 fn trailers_pass_both_ways() {
     let origin = Origin::scripted(|call| {
         call.body();

@@ -431,3 +431,46 @@ fn one_who_stalls_what_is_not_stored_is_cut_loose() {
     clients[1].assert_broken_off();
     assert_eq!(origin.count(), 1);
 }
+
+#[test]
+fn a_fetch_that_is_for_one_client_ends_when_that_client_leaves() {
+    let origin = Origin::scripted(Call::wait_for_end);
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send(request("GET", "/", &["Authorization: Basic x"]));
+    origin.requests(1);
+    drop(client);
+    origin.wait_for_closed(1);
+}
+
+#[test]
+fn fetches_that_all_clients_have_left_are_bounded() {
+    let origin = Origin::scripted(Call::wait_for_end);
+    let proxy = Setup::of(&[&origin]).start();
+    let count = 40;
+    let clients: Vec<_> = (0..count)
+        .map(|number| {
+            let mut client = proxy.connect();
+            client.send(request("GET", &format!("/{number}"), &[]));
+            client
+        })
+        .collect();
+    origin.requests(count);
+    drop(clients);
+    // As many go on for what they may bring.
+    origin.wait_for_closed(count - 32);
+    assert_eq!(proxy.get("/other", &["Cache-Control: only-if-cached"]).status, 504);
+}
+
+#[test]
+fn a_fetch_that_all_clients_have_left_does_not_hold_up_a_stop() {
+    let origin = Origin::scripted(Call::wait_for_end);
+    let mut proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send(request("GET", "/", &[]));
+    origin.requests(1);
+    drop(client);
+    proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(), 0);
+}

@@ -173,3 +173,16 @@ fn variants_are_bounded_and_the_oldest_goes_first() {
     assert!(is_hit(&client.get("/", &["X-V: 3"])) && is_hit(&client.get("/", &["X-V: 2"])));
     assert!(!is_hit(&client.get("/", &["X-V: 1"])));
 }
+
+/// RFC 9211 §2.7.
+#[test]
+fn the_key_is_shown_where_the_operator_wants_it() {
+    let origin = Origin::answering(|_| answer(200, &["Cache-Control: max-age=60"], "body"));
+    let setup = Setup::of(&[&origin]).route("cache.key.query = { only = [\"a\"] }");
+    let proxy = setup.text("[cache]\nstatus_key = true").start();
+    proxy.get("/%7Ex?b=1&a=2", &[]);
+    let hit = proxy.get("/~x?a=2", &[]);
+    let words = hit.header("cache-status").unwrap();
+    let key = format!("; key=\"{}/~x?a=2\"", crate::support::HOST);
+    assert!(is_hit(&hit) && words.ends_with(&key), "{words}");
+}

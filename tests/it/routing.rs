@@ -329,6 +329,11 @@ fn plain_requests_are_redirected_to_https_with_their_host_and_query() {
     assert_eq!(answer.header("location"), Some("https://site.test/a%20b?c"));
     let answer = Client::connect(proxy.address_of("other")).get("/", &[]);
     assert_eq!(answer.header("location"), Some("https://site.test:8443/"));
+    // A certificate authority asks over http.
+    assert_eq!(proxy.get("/.well-known/acme-challenge/token", &[]).text(), "plain");
+    let mut nameless = proxy.connect();
+    nameless.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(nameless.answer().status, 400);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Connections that change their protocol.
 
-use crate::support::{Call, Client, HOST, Origin, Proxy, Setup, answer, ok};
+use std::time::Duration;
+
+use crate::support::origin::Gate;
+use crate::support::{Call, Client, HOST, Origin, PATIENCE, Proxy, Setup, answer, ok};
 
 const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -213,4 +216,35 @@ fn a_silent_tunnel_is_closed() {
     assert_echo(&mut client, "before");
     client.assert_closed();
     origin.wait_for_closed(1);
+}
+
+#[test]
+fn a_tunnel_whose_reader_has_stalled_ends_after_its_silence() {
+    let origin = Origin::scripted(|call| {
+        call.send(SWITCH);
+        call.push(64 << 20, PATIENCE);
+        call.wait_for_end();
+    });
+    let lines = "timeouts.tunnel = \"300ms\"";
+    let proxy = Setup::of(&[&origin]).pool_lines(lines).start();
+    let _client = tunnel(&proxy);
+    origin.wait_for_closed(1);
+    proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
+}
+
+#[test]
+fn a_tunnel_to_an_endpoint_that_reads_nothing_ends_when_the_client_has_left() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        call.send(SWITCH);
+        waits.pass();
+    });
+    let lines = "timeouts.tunnel = \"300ms\"";
+    let proxy = Setup::of(&[&origin]).pool_lines(lines).start();
+    let mut client = tunnel(&proxy);
+    client.push(64 << 20, Duration::from_millis(100));
+    drop(client);
+    proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
+    gate.open();
 }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 use super::body::Part;
+use super::request::may_be_trailer;
 
 /// Length of the line before a chunk, extensions included, in bytes.
 const SIZE_LINE_BYTES_MAX: usize = 4 << 10;
@@ -153,7 +154,9 @@ fn trailers(received: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
         else {
             return Err(Malformed("a trailer is no field"));
         };
-        trailers.append(name, value);
+        if may_be_trailer(&name) {
+            trailers.append(name, value);
+        }
     }
     Ok(Some(trailers))
 }

@@ -162,7 +162,12 @@ impl Hop {
         let is_bodyless = to_head
             || status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if status.is_informational() || status == StatusCode::NO_CONTENT {
+            // RFC 9110 §8.6.
+            headers.remove(CONTENT_LENGTH);
+        }
         let length = match self.lengths {
+            _ if !headers.contains_key(CONTENT_LENGTH) => None,
             0 => None,
             count => content_length(&mut headers, count, is_bodyless)?,
         };

@@ -250,12 +250,14 @@ fn write_chunk_line(length: usize, to: &mut Vec<u8>) {
 }
 
 /// Fields that mean nothing, or harm, behind a body (RFC 9110 §6.5.1): framing, routing,
-/// authentication, and what decides how the content is read.
-fn may_be_trailer(name: &HeaderName) -> bool {
+/// authentication, what is told about clients, and what decides how the content is read.
+pub(super) fn may_be_trailer(name: &HeaderName) -> bool {
     !matches!(
         name.as_str(),
         "authorization"
             | "cache-control"
+            | "cdn-loop"
+            | "cf-connecting-ip"
             | "connection"
             | "content-encoding"
             | "content-length"
@@ -274,8 +276,13 @@ fn may_be_trailer(name: &HeaderName) -> bool {
             | "te"
             | "trailer"
             | "transfer-encoding"
+            | "true-client-ip"
             | "upgrade"
-    ) && !name.as_str().starts_with("x-forwarded-")
+            | "via"
+            | "x-real-ip"
+            | "x-request-id"
+    ) && !name.as_str().contains('_')
+        && !name.as_str().starts_with("x-forwarded-")
         && !name.as_str().starts_with("if-")
 }
 
