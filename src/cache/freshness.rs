@@ -64,14 +64,19 @@ pub fn lifetime(
     received: SystemTime,
     route: &RouteCache,
 ) -> Option<Lifetime> {
-    explicit(headers, policy, received)
+    explicit(status, headers, policy, received)
         .or_else(|| configured(status, route))
         .or_else(|| heuristic(status, headers, policy, received).filter(|_| route.heuristic))
 }
 
 /// What the response says, the strongest first. A targeted field stands in for `Expires`, too
 /// (RFC 9213 §2.1).
-fn explicit(headers: &HeaderMap, policy: &Policy, received: SystemTime) -> Option<Lifetime> {
+fn explicit(
+    status: StatusCode,
+    headers: &HeaderMap,
+    policy: &Policy,
+    received: SystemTime,
+) -> Option<Lifetime> {
     if let Some(seconds) = policy.control.s_maxage {
         return Some((Duration::from_secs(seconds), LifetimeSource::SharedMaxAge));
     }
@@ -86,8 +91,10 @@ fn explicit(headers: &HeaderMap, policy: &Policy, received: SystemTime) -> Optio
             .unwrap_or(Duration::ZERO);
         return Some((lifetime, LifetimeSource::Expires));
     }
-    // Without a lifetime a validator still makes revalidation possible.
-    policy.control.no_cache.is_whole().then_some((Duration::ZERO, LifetimeSource::NoCache))
+    // Without a lifetime a validator still makes revalidation possible, for the codes that may be
+    // stored without one (RFC 9111 §3).
+    let may_be_kept = policy.control.no_cache.is_whole() && is_kept_by_default(status, policy);
+    may_be_kept.then_some((Duration::ZERO, LifetimeSource::NoCache))
 }
 
 fn configured(status: StatusCode, route: &RouteCache) -> Option<Lifetime> {
@@ -105,13 +112,18 @@ fn heuristic(
     policy: &Policy,
     received: SystemTime,
 ) -> Option<Lifetime> {
-    if !is_heuristically_cacheable(status) && !policy.control.public {
+    if !is_kept_by_default(status, policy) {
         return None;
     }
     let made = date::single(headers, &DATE, received).unwrap_or(received);
     let modified = date::single(headers, &LAST_MODIFIED, received)?;
     let unchanged = made.duration_since(modified).ok()?;
     Some(((unchanged / HEURISTIC_DIVISOR).min(HEURISTIC_MAX), LifetimeSource::Heuristic))
+}
+
+/// Whether a response may be stored that gives no lifetime.
+fn is_kept_by_default(status: StatusCode, policy: &Policy) -> bool {
+    is_heuristically_cacheable(status) || policy.control.public
 }
 
 /// The codes that a route's `ttl` and `ttl_force` cover.

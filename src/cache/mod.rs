@@ -18,6 +18,8 @@ mod inspect;
 pub mod key;
 pub mod key_spec;
 mod metrics;
+#[cfg(test)]
+mod oracle;
 mod outcome;
 pub mod policy;
 mod preference;
