@@ -200,6 +200,14 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
+        // Who waits for the peer may have nothing more to write, and would never let go what the
+        // peer had no room for at the end of the round.
+        if inner.is_blocked()
+            && let Poll::Ready(Err(error)) = inner.poll_put_off(cx)
+        {
+            inner.bytes.clear();
+            inner.error = Some(error);
+        }
         Pin::new(&mut inner.stream).poll_read(cx, buf)
     }
 }
@@ -322,6 +330,28 @@ mod tests {
             };
             let ((), all) = tokio::join!(write, read);
             assert!(all == numbers);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_had_no_room_for_goes_on_while_its_answer_is_waited_for() {
+        with_rounds(async {
+            let (mut near, mut far) = pair().await;
+            let mut written = 0;
+            while !near.inner.borrow().is_blocked() {
+                near.write_all(&[b'x'; 10_000]).await.expect("put off");
+                near.flush().await.expect("put off");
+                written += 10_000;
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            }
+            let answer = async { near.read_u8().await.expect("an answer") };
+            let peer = async {
+                far.read_exact(&mut vec![0; written]).await.expect("all of it");
+                far.write_u8(7).await.expect("open");
+            };
+            assert_eq!(tokio::join!(answer, peer).0, 7);
         })
         .await;
     }

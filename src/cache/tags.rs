@@ -1,6 +1,6 @@
 //! Which stored responses carry a tag, for purges.
 //!
-//! An entry that has tags holds a [`Registration`]; for each tag there is a posting in the list of
+//! An entry that has tags holds a `Registration`; for each tag there is a posting in the list of
 //! that tag, and the entry knows where. So a list is found at once, and a posting goes with its
 //! entry in constant time, however long the list is. Tags are known by their keyed hashes only: a
 //! collision would purge too much, which is harmless, and needs the process's secret to be made.

@@ -147,10 +147,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        // What was put off goes out first.
+        let this = self.get_mut();
+        let outcome = match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        };
+        this.guard(cx, outcome)
     }
 }
 

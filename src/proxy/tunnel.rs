@@ -1,14 +1,16 @@
 //! Connections that have changed their protocol: bytes both ways until one side is done.
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Response};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use super::client::{PendingTunnel, Protocol};
@@ -124,7 +126,7 @@ async fn copy(
     }
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = activity.moving(from.read(&mut buffer)).await?;
+        let read = activity.moving(read(from, to, &mut buffer)).await?;
         if read == 0 {
             break;
         }
@@ -132,6 +134,23 @@ async fn copy(
         count(read);
     }
     activity.moving(to.shutdown()).await
+}
+
+/// Reads, and meanwhile lets go what `to` had no room for when it was written.
+async fn read(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let mut buffer = ReadBuf::new(buffer);
+    poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut *from).poll_read(cx, &mut buffer)
+    })
+    .await?;
+    Ok(buffer.filled().len())
 }
 
 async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
