@@ -39,6 +39,8 @@ pub struct Local {
     pub background_fetches: Rc<Cell<usize>>,
     /// Fetches whose clients have all left.
     pub abandoned_fetches: Rc<Cell<usize>>,
+    /// Copies of requests under way.
+    pub copies: Rc<Cell<usize>>,
     pub stop: Stop,
     /// What the body of the HTTP/2 stream that is being polled did last.
     stream_event: Cell<Option<StreamEvent>>,
@@ -96,6 +98,7 @@ impl Local {
             variant_key: RefCell::default(),
             background_fetches: Rc::default(),
             abandoned_fetches: Rc::default(),
+            copies: Rc::default(),
             stop,
             stream_event: Cell::new(None),
         }

@@ -22,7 +22,7 @@ pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
 pub use response_body::ResponseBody;
-pub use upload::{Upload, UploadLimits};
+pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 
 use std::time::Duration;
 
