@@ -38,6 +38,8 @@ pub struct Endpoint {
     open: AtomicUsize,
     /// Wakes those that wait for a connection to close.
     closed: Notify,
+    /// How many do.
+    wanted: AtomicUsize,
     /// Idle connections of all workers.
     idle: AtomicUsize,
     pub(super) latency: Latency,
@@ -105,6 +107,7 @@ impl Endpoint {
             in_flight: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             closed: Notify::new(),
+            wanted: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             latency: Latency::default(),
             failures: AtomicU32::new(0),
@@ -161,6 +164,18 @@ impl Endpoint {
         self.closed.notified()
     }
 
+    /// Counts somebody who waits for a connection to close.
+    pub fn want_connection(self: &Arc<Self>) -> WantedConnection {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        WantedConnection(self.clone())
+    }
+
+    /// Whether a connection at rest is in the way of somebody, where `max` may be open.
+    pub fn must_give_way(&self, max: usize) -> bool {
+        let wanted = self.wanted.load(Ordering::SeqCst);
+        wanted > 0 && self.open.load(Ordering::SeqCst) + wanted > max
+    }
+
     /// Counts a connection as idle unless `max` are.
     pub fn idle_connection(self: &Arc<Self>, max: usize) -> Option<IdleConnection> {
         try_increment(&self.idle, max).then(|| IdleConnection(self.clone()))
@@ -201,8 +216,18 @@ pub struct OpenConnection(Arc<Endpoint>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
         self.0.closed.notify_one();
+    }
+}
+
+/// Somebody who waits for a connection to close, until it is dropped.
+#[derive(Debug)]
+pub struct WantedConnection(Arc<Endpoint>);
+
+impl Drop for WantedConnection {
+    fn drop(&mut self) {
+        self.0.wanted.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -42,7 +42,9 @@ mod sticky;
 mod testing;
 
 pub use candidates::{Candidates, Member};
-pub use endpoint::{Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection};
+pub use endpoint::{
+    Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,
+};
 pub use hash::key as hash_key;
 pub use metrics::{PoolStats, RetryReason, StickyResult};
 pub use outlier::Reason;

@@ -207,8 +207,12 @@ impl Sending<'_> {
         timer: SlotTimer,
     ) -> (Response<Body>, Option<ResponseBody>) {
         let Sent { head, mut connection } = sent;
-        let keep =
-            Keep { idle_max: self.balanced.pool.limits.idle_max, idle_for: self.rest_time(&head) };
+        let limits = &self.balanced.pool.limits;
+        let keep = Keep {
+            idle_max: limits.idle_max,
+            idle_for: self.rest_time(&head),
+            open_max: limits.connections_max,
+        };
         let home = &self.local.connections;
         let (body, arriving) = match connection.take_whole_body() {
             Some(whole) => {

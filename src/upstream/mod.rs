@@ -16,7 +16,7 @@ mod upload;
 
 pub use connect::{Dialer, connect};
 pub use connection::{Connection, SendError, Sent, Tunnel};
-pub use connections::{Connections, Keep, Reclaim};
+pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
