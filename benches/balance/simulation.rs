@@ -183,6 +183,7 @@ impl Simulation {
 
     fn send(&mut self, request: Request, now: Instant) {
         let wish = Wish { tried: &request.tried, key: request.key, keep: None };
+        // No connection ever fails here.
         let Pick::Leased(lease) = self.pool.pick(&self.rng, now, &wish) else {
             self.failed += 1;
             return;

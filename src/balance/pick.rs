@@ -29,6 +29,12 @@ pub struct Wish<'a> {
 #[derive(Debug)]
 pub enum Pick {
     Leased(Lease),
+    /// The same, and the trial of an endpoint that was set aside is due: a connection is enough, no
+    /// request need be risked.
+    WithTrial {
+        lease: Lease,
+        trial: Lease,
+    },
     /// Every usable endpoint is at its limit.
     Full,
     /// No endpoint is usable.
@@ -58,27 +64,31 @@ impl Pool {
             && let Some(member) = candidates.members.iter().find(|it| it.endpoint.id == id)
             && try_increment(&member.endpoint.in_flight, self.requests_max())
         {
-            return self.leased(member.endpoint.clone(), now, wish);
-        }
-        // With a prober and others to choose from, no request need be risked on a trial.
-        if !candidates.trials.is_empty()
-            && (self.health().is_none() || candidates.members.is_empty())
-            && let Some(lease) = self.trial(&candidates, now, wish)
-        {
-            return Pick::Leased(lease);
+            return Pick::Leased(self.leased(member.endpoint.clone(), now, wish));
         }
         if candidates.members.is_empty() {
-            return Pick::Empty;
+            // There is nothing to lose.
+            let trial = self.trial(&candidates, now, wish);
+            return trial.map_or(Pick::Empty, |trial| {
+                self.count_request(now, wish);
+                Pick::Leased(trial)
+            });
         }
-        match self.choose(&candidates, rng, now, wish) {
-            Some(endpoint) => self.leased(endpoint, now, wish),
-            None => Pick::Full,
+        let Some(endpoint) = self.choose(&candidates, rng, now, wish) else { return Pick::Full };
+        let lease = self.leased(endpoint, now, wish);
+        // Where there are probes, they tell.
+        if candidates.trials.is_empty() || self.health().is_some() {
+            return Pick::Leased(lease);
+        }
+        match self.trial(&candidates, now, wish) {
+            Some(trial) => Pick::WithTrial { lease, trial },
+            None => Pick::Leased(lease),
         }
     }
 
-    fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Pick {
+    fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Lease {
         self.count_request(now, wish);
-        Pick::Leased(Lease { endpoint, trial: None })
+        Lease { endpoint, trial: None }
     }
 
     fn trial(
@@ -92,7 +102,6 @@ impl Pool {
         })?;
         self.refresh(now);
         endpoint.in_flight.fetch_add(1, Ordering::SeqCst);
-        self.count_request(now, wish);
         let trial = Trial { pool: self.clone(), begun: now };
         Some(Lease { endpoint: endpoint.clone(), trial: Some(trial) })
     }
@@ -328,6 +337,22 @@ mod tests {
         assert_eq!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
         pool.connect_failed(&endpoint, now);
         assert_ne!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
+    }
+
+    #[test]
+    fn with_others_to_choose_from_a_trial_risks_no_request() {
+        let pool = pool(Balance::LeastRequests, &[1, 1]);
+        let rng = Rng::seeded(2);
+        let now = Instant::now();
+        let [a, b] = [0, 1].map(|index| pool.members()[index].endpoint.clone());
+        pool.connect_failed(&a, now);
+        assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Leased(_)));
+        let due = now + Duration::from_millis(250);
+        let Pick::WithTrial { lease, trial } = pool.pick(&rng, due, &ANY) else {
+            unreachable!("a trial is due")
+        };
+        assert_eq!((lease.endpoint().id, trial.endpoint().id), (b.id, a.id));
+        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Leased(_)));
     }
 
     #[test]

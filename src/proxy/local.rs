@@ -31,6 +31,8 @@ pub struct Local {
     pub log: AccessLog,
     /// Fetches and other work that outlives the request that began it.
     pub tasks: Tasks,
+    /// What no stop waits for: it is bounded by its own deadlines, and ends with the worker.
+    pub aside: Tasks,
     pub encoders: Rc<Encoders>,
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
@@ -93,6 +95,7 @@ impl Local {
             rng: Rng::from_entropy(),
             log,
             tasks,
+            aside: Tasks::default(),
             encoders: Rc::default(),
             key: RefCell::default(),
             variant_key: RefCell::default(),

@@ -48,7 +48,7 @@ pub(super) fn begin(local: &Rc<Local>, mirror: &Arc<Mirror>, outgoing: &Outgoing
         asker: Asker { mirror: None, ..outgoing.asker.clone() },
     };
     let (local, mirror) = (local.clone(), mirror.clone());
-    local.clone().tasks.spawn("mirror", async move {
+    local.clone().aside.spawn("mirror", async move {
         let _place = place;
         let deadline = Instant::now() + COPY_TIMEOUT;
         if let Some(whole) = upload {

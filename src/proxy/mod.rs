@@ -33,6 +33,7 @@ mod reply;
 mod respond;
 mod retry;
 mod target;
+mod trial;
 mod tries;
 mod tunnel;
 mod whole;

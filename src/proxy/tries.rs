@@ -11,6 +11,7 @@ use super::attempt::{Answered, Failed, Sending};
 use super::forward::{Answer, Trace, within};
 use super::hedge::{self, Raced};
 use super::retry::{self, Attempt, Verdict};
+use super::trial;
 use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
 use crate::error::{Error, Kind};
 
@@ -138,8 +139,13 @@ impl<'a> Tries<'a> {
         }
         let now = Instant::now();
         let wish = Wish { tried: &[first.id], key: self.key, keep: None };
-        let Pick::Leased(lease) = pool.pick(&self.sending.local.rng, now.into_std(), &wish) else {
-            return None;
+        let lease = match pool.pick(&self.sending.local.rng, now.into_std(), &wish) {
+            Pick::Leased(lease) => lease,
+            Pick::WithTrial { lease, trial } => {
+                trial::begin(&self.sending, trial);
+                lease
+            }
+            Pick::Full | Pick::Empty => return None,
         };
         let is_another = lease.endpoint().id != first.id && !lease.is_trial();
         (is_another && pool.take_retry(RetryReason::Hedge, now.into_std())).then_some((lease, now))
@@ -208,6 +214,10 @@ impl<'a> Tries<'a> {
             let now = Instant::now();
             match self.pick(pool, now) {
                 Pick::Leased(lease) => return Ok((lease, now)),
+                Pick::WithTrial { lease, trial } => {
+                    trial::begin(&self.sending, trial);
+                    return Ok((lease, now));
+                }
                 Pick::Empty => return Err(Kind::NoEndpoint.into()),
                 Pick::Full => {}
             }
@@ -230,6 +240,10 @@ impl<'a> Tries<'a> {
                     let now = Instant::now();
                     match self.pick(pool, now) {
                         Pick::Leased(lease) => return Ok((lease, now)),
+                        Pick::WithTrial { lease, trial } => {
+                            trial::begin(&self.sending, trial);
+                            return Ok((lease, now));
+                        }
                         Pick::Empty => return Err(Kind::NoEndpoint.into()),
                         Pick::Full => {}
                     }

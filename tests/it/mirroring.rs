@@ -59,6 +59,17 @@ fn a_mirror_that_hangs_or_refuses_slows_nobody() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_copies() {
+    let origin = Origin::answering(|_| ok("original"));
+    let hanging = Origin::scripted(|call| call.wait_for_end());
+    let mut proxy = setup(&origin, &hanging, "100%").start();
+    assert_eq!(proxy.get("/", &[]).text(), "original");
+    hanging.requests(1);
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
 fn copies_under_way_are_bounded_and_the_others_dropped() {
     let origin = Origin::answering(|_| ok("original"));
     let gate = Gate::default();
