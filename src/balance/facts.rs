@@ -101,8 +101,8 @@ impl Pool {
     /// Enough slow answers in a row eject the endpoint.
     fn judge_speed(&self, endpoint: &Endpoint, took: Duration, now: Instant) {
         let Some(outlier) = &self.outlier else { return };
-        let now_millis = process_millis(now);
         let median = || {
+            let now_millis = process_millis(now);
             self.shared.median.get(now_millis, || {
                 let (median, known) = self.current(now).median_latency(now_millis)?;
                 (known >= PEERS_MIN).then_some(median)

@@ -86,6 +86,7 @@ impl Pool {
         }
     }
 
+    #[inline]
     fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Lease {
         self.count_request(now, wish);
         Lease { endpoint, trial: None }
@@ -107,6 +108,7 @@ impl Pool {
     }
 
     /// The budget is a share of the requests, so their further tries do not count.
+    #[inline]
     fn count_request(&self, now: Instant, wish: &Wish<'_>) {
         if wish.tried.is_empty() {
             self.shared.budget.request(process_clock(now));
@@ -114,6 +116,7 @@ impl Pool {
     }
 
     /// Chooses by the policy and counts the request in; `None` if all are at their limit.
+    #[inline]
     fn choose(
         &self,
         candidates: &Candidates,
@@ -121,20 +124,19 @@ impl Pool {
         now: Instant,
         wish: &Wish<'_>,
     ) -> Option<Arc<Endpoint>> {
-        let groups = candidates.groups(|| match self.balance {
+        let [first, second] = candidates.groups(|| match self.balance {
             Balance::Hash(_) => hash::unit(wish.key),
             _ => rng.unit(),
         });
-        let among = |tried: &[u64]| {
-            let choose =
-                |group: &&Group| self.choose_among(candidates, group, rng, now, wish, tried);
-            groups.iter().find_map(choose)
+        let among = |group: &Group, tried: &[u64]| {
+            self.choose_among(candidates, group, rng, now, wish, tried)
         };
-        match among(wish.tried) {
-            // Where all others were tried before, any.
-            None if !wish.tried.is_empty() => among(&[]),
-            chosen => chosen,
-        }
+        // Where all others were tried before, any.
+        let any = |group: &Group| if wish.tried.is_empty() { None } else { among(group, &[]) };
+        among(first, wish.tried)
+            .or_else(|| among(second, wish.tried))
+            .or_else(|| any(first))
+            .or_else(|| any(second))
     }
 
     /// Chooses among equally near ones that were not `tried`.

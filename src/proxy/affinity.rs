@@ -34,8 +34,9 @@ impl Named {
 /// the cookie it is the client's address, which is counted.
 pub(super) fn key(pool: &Pool, outgoing: &Outgoing) -> u64 {
     let Some(hash_on) = pool.hash_on() else { return 0 };
+    let of_client = || outgoing.asker.as_ref().map_or(0, |asker| of_address(asker.ip));
     let part = match hash_on {
-        HashOn::ClientIp => return of_address(outgoing.asker.ip),
+        HashOn::ClientIp => return of_client(),
         HashOn::Path => Some(outgoing.uri.path().as_bytes()),
         HashOn::Header(name) => outgoing.headers.get(name).map(|value| value.as_bytes()),
         HashOn::Cookie(name) => cookie::value(&outgoing.headers, name),
@@ -44,7 +45,7 @@ pub(super) fn key(pool: &Pool, outgoing: &Outgoing) -> u64 {
         Some(part) => hash_key(part),
         None => {
             pool.stats.hash_fallbacks.increment();
-            of_address(outgoing.asker.ip)
+            of_client()
         }
     }
 }
@@ -57,8 +58,8 @@ fn of_address(address: IpAddr) -> u64 {
 }
 
 /// Whom the client's cookie names, of all that have the name.
-pub(super) fn named(pool: &Pool, asker: &Asker) -> Named {
-    let Some(sticky) = pool.sticky() else { return Named::Nobody };
+pub(super) fn named(pool: &Pool, asker: Option<&Asker>) -> Named {
+    let (Some(sticky), Some(asker)) = (pool.sticky(), asker) else { return Named::Nobody };
     let mut named = Named::Nobody;
     for value in cookie::values(&asker.cookies, &sticky.cookie) {
         match pool.endpoint_of_cookie(value) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::forward::{Answer, Outgoing, within};
+use super::forward::{Answer, Outgoing, Upgraded, within};
 use super::headers;
 use super::local::Local;
 use super::retry::Failure;
@@ -107,13 +107,13 @@ impl Sending<'_> {
         may_rest: bool,
         now: Instant,
     ) -> Result<(Box<Connection>, Instant), Failed> {
-        let endpoint = lease.endpoint().clone();
         if may_rest
             && let Some(connection) =
-                self.local.connections.take(&endpoint, !self.is_idempotent, now)
+                self.local.connections.take(lease.endpoint(), !self.is_idempotent, now)
         {
             return Ok((connection, now));
         }
+        let endpoint = lease.endpoint().clone();
         let name = self.balanced.server_name(&endpoint);
         let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
         let dialed = Box::pin(within(self.deadlines.total, dial)).await;
@@ -148,40 +148,58 @@ impl Sending<'_> {
         started: Instant,
         timer: SlotTimer,
     ) -> Result<Answered, Failed> {
-        let took = sent.connection.came() - started;
-        let now = sent.connection.came().into_std();
-        let endpoint = lease.endpoint().clone();
+        let came = sent.connection.came();
+        let (took, now) = (came - started, came.into_std());
         let pool = &self.balanced.pool;
         let status = sent.head.status;
-        let is_upgrade = sent.is_upgrade();
-        if is_upgrade && !is_wanted_upgrade(&sent.head, self.outgoing) {
-            pool.failed(&endpoint, took, now);
-            return Err(Failed {
-                error: Kind::BadResponse.into(),
-                failure: Failure::Final(Kind::BadResponse),
-                was_resting: false,
-                answer: None,
-            });
-        }
-        let answer = if is_upgrade {
+        let answer = if sent.is_upgrade() {
+            if !is_wanted_upgrade(&sent.head, self.outgoing) {
+                pool.failed(lease.endpoint(), took, now);
+                return Err(Failed {
+                    error: Kind::BadResponse.into(),
+                    failure: Failure::Final(Kind::BadResponse),
+                    was_resting: false,
+                    answer: None,
+                });
+            }
+            pool.responded(lease.endpoint(), status, took, now);
             upgraded(sent, lease)
         } else {
-            let (mut response, arriving) = self.response(sent, lease, timer);
-            if let Some(body) = arriving {
-                // Boxed: most answers have come whole, and every waiting request carries this.
-                match Box::pin(begun(body)).await {
-                    Ok(body) => *response.body_mut() = body,
-                    Err(error) => {
-                        pool.failed(&endpoint, took, now);
-                        let error = Error::caused(Kind::Reset, error);
-                        let failure = Failure::Reset;
-                        return Err(Failed { error, failure, was_resting: false, answer: None });
+            let Sent { head, mut connection } = sent;
+            let keep = self.keep(&head);
+            let mut response = self.response(head);
+            *response.body_mut() = match connection.take_whole_body() {
+                Some(whole) => {
+                    self.local.connections.give_back(connection, keep, came);
+                    pool.responded(lease.endpoint(), status, took, now);
+                    whole.into()
+                }
+                None => {
+                    let endpoint = lease.endpoint().clone();
+                    let (home, deadlines) = (self.local.connections.clone(), self.deadlines);
+                    let body = ResponseBody::new(connection, home, keep, lease, deadlines, timer);
+                    // Boxed: most answers have come whole, and every waiting request carries this.
+                    match Box::pin(begun(body)).await {
+                        Ok(body) => {
+                            pool.responded(&endpoint, status, took, now);
+                            body
+                        }
+                        Err(error) => {
+                            pool.failed(&endpoint, took, now);
+                            let error = Error::caused(Kind::Reset, error);
+                            let failure = Failure::Reset;
+                            return Err(Failed {
+                                error,
+                                failure,
+                                was_resting: false,
+                                answer: None,
+                            });
+                        }
                     }
                 }
-            }
+            };
             Answer::Response(response)
         };
-        pool.responded(&endpoint, status, took, now);
         self.judged(Answered { answer, took }, status)
     }
 
@@ -199,41 +217,25 @@ impl Sending<'_> {
         Ok(answered)
     }
 
-    /// The answer for the client, and its body if that has not come with the head.
-    fn response(
-        &self,
-        sent: Sent,
-        lease: Lease,
-        timer: SlotTimer,
-    ) -> (Response<Body>, Option<ResponseBody>) {
-        let Sent { head, mut connection } = sent;
-        let limits = &self.balanced.pool.limits;
-        let keep = Keep {
-            idle_max: limits.idle_max,
-            idle_for: self.rest_time(&head),
-            open_max: limits.connections_max,
-        };
-        let home = &self.local.connections;
-        let (body, arriving) = match connection.take_whole_body() {
-            Some(whole) => {
-                let came = connection.came();
-                home.give_back(connection, keep, came);
-                (whole.into(), None)
-            }
-            None => {
-                let home = home.clone();
-                let deadlines = self.deadlines;
-                let body = ResponseBody::new(connection, home, keep, lease, deadlines, timer);
-                (Body::Empty, Some(body))
-            }
-        };
+    /// The answer for the client, without its body.
+    fn response(&self, head: ResponseHead) -> Response<Body> {
         let came_as = if head.is_http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
         let mut headers = head.headers;
         headers::append_via(&mut headers, self.local.snapshot().via.hop(came_as));
-        let mut response = Response::new(body);
+        let mut response = Response::new(Body::Empty);
         *response.status_mut() = head.status;
         *response.headers_mut() = headers;
-        (response, arriving)
+        response
+    }
+
+    /// On which terms the connection of this answer is kept.
+    fn keep(&self, head: &ResponseHead) -> Keep {
+        let limits = &self.balanced.pool.limits;
+        Keep {
+            idle_max: limits.idle_max,
+            idle_for: self.rest_time(head),
+            open_max: limits.connections_max,
+        }
     }
 
     /// How long a connection may rest: as configured, and a second less than the endpoint says.
@@ -278,5 +280,5 @@ fn is_wanted_upgrade(head: &ResponseHead, outgoing: &Outgoing) -> bool {
 
 fn upgraded(sent: Sent, lease: Lease) -> Answer {
     let Sent { head, connection } = sent;
-    Answer::Upgraded { head, tunnel: connection.into_tunnel(), lease }
+    Answer::Upgraded(Box::new(Upgraded { head, tunnel: connection.into_tunnel(), lease }))
 }

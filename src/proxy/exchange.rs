@@ -55,7 +55,7 @@ pub struct Exchange {
     pub upstream: Option<Duration>,
     pub attempts: u32,
     /// What keeps the client at its endpoint.
-    set_cookie: Option<HeaderValue>,
+    set_cookie: Option<Box<HeaderValue>>,
     pub error: Option<Kind>,
 }
 
@@ -138,7 +138,7 @@ impl Exchange {
         if let Some(cookie) = self.set_cookie.take()
             && !may_be_shared(&ResponseControl::of(headers))
         {
-            headers.append(SET_COOKIE, cookie);
+            headers.append(SET_COOKIE, *cookie);
         }
     }
 

@@ -34,7 +34,8 @@ pub(super) struct Outgoing {
     pub upload: Option<Rc<Upload>>,
     /// The client asked to change the protocol of its connection to this.
     pub upgrade: Option<HeaderValue>,
-    pub asker: Asker,
+    /// Where something goes by it.
+    pub asker: Option<Box<Asker>>,
 }
 
 /// What of a client and its route matters on the way.
@@ -48,16 +49,27 @@ pub(super) struct Asker {
     pub mirror: Option<Arc<Mirror>>,
 }
 
+impl Asker {
+    /// The same for a request of our own: nobody copies it.
+    pub(super) fn unmirrored(asker: Option<&Self>) -> Option<Box<Self>> {
+        asker.map(|asker| Box::new(Self { mirror: None, ..asker.clone() }))
+    }
+}
+
 /// What a backend answered.
 #[derive(Debug)]
 pub(super) enum Answer {
     Response(Response<Body>),
-    /// The endpoint has changed its protocol.
-    Upgraded {
-        head: ResponseHead,
-        tunnel: Tunnel,
-        lease: Lease,
-    },
+    /// The endpoint has changed its protocol. Boxed, as it is rare and large.
+    Upgraded(Box<Upgraded>),
+}
+
+/// A connection that has changed its protocol.
+#[derive(Debug)]
+pub(super) struct Upgraded {
+    pub head: ResponseHead,
+    pub tunnel: Tunnel,
+    pub lease: Lease,
 }
 
 /// What became of a request on its way: for the log, and for the client.
@@ -69,7 +81,7 @@ pub(super) struct Trace {
     pub upstream: Option<Duration>,
     pub attempts: u32,
     /// What keeps the client at its endpoint, if the answer is for nobody else.
-    pub set_cookie: Option<HeaderValue>,
+    pub set_cookie: Option<Box<HeaderValue>>,
 }
 
 /// Sends a request to a backend. `deadline` bounds everything up to the end of the answer.
@@ -82,7 +94,7 @@ pub(super) async fn forward(
     trace: &mut Trace,
 ) -> Result<Answer, Error> {
     trace.pool = Some(backend.spec.name.clone());
-    if let Some(mirror) = &outgoing.asker.mirror {
+    if let Some(mirror) = outgoing.asker.as_ref().and_then(|asker| asker.mirror.as_ref()) {
         mirror::begin(local, mirror, outgoing);
     }
     match &backend.kind {
@@ -103,7 +115,7 @@ pub(super) async fn forward(
                 timers,
                 is_idempotent: retry::is_idempotent(&outgoing.method),
             };
-            Tries::new(sending, trace, Waiting::Queued).run().await
+            Tries::new(&sending, trace, Waiting::Queued).run().await
         }
     }
 }
@@ -117,7 +129,9 @@ pub(super) fn deadlines(
     let timeouts = &backend.spec.timeouts;
     let after = |timeout: Duration| Instant::now() + timeout;
     let total = timeouts.total.map(after);
-    let asked = grpc_timeout(&outgoing.headers).map(after);
+    // Every call of gRPC is a POST.
+    let asked = (outgoing.method == Method::POST).then(|| grpc_timeout(&outgoing.headers));
+    let asked = asked.flatten().map(after);
     Deadlines {
         first_byte: timeouts.first_byte,
         idle: timeouts.idle,

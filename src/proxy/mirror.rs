@@ -45,7 +45,7 @@ pub(super) fn begin(local: &Rc<Local>, mirror: &Arc<Mirror>, outgoing: &Outgoing
         headers: outgoing.headers.clone(),
         upload: None,
         upgrade: None,
-        asker: Asker { mirror: None, ..outgoing.asker.clone() },
+        asker: Asker::unmirrored(outgoing.asker.as_deref()),
     };
     let (local, mirror) = (local.clone(), mirror.clone());
     local.clone().aside.spawn("mirror", async move {
@@ -90,7 +90,7 @@ async fn send(
         timers: &timers,
         is_idempotent: retry::is_idempotent(&copy.method),
     };
-    match Tries::new(sending, &mut trace, Waiting::Never).run().await? {
+    match Tries::new(&sending, &mut trace, Waiting::Never).run().await? {
         Answer::Response(response) => {
             let mut body = response.into_body();
             let mut left = ANSWER_BYTES_MAX;
@@ -103,6 +103,6 @@ async fn send(
             }
             Ok(())
         }
-        Answer::Upgraded { .. } => Err(Kind::BadResponse.into()),
+        Answer::Upgraded(_) => Err(Kind::BadResponse.into()),
     }
 }

@@ -58,7 +58,7 @@ use coding::Choice;
 use deliver::{Asked, Told};
 use exchange::Exchange;
 use fetch::Fetched;
-use forward::{Answer, Trace};
+use forward::{Answer, Trace, Upgraded};
 use local::Local;
 use target::Target;
 use whole::Whole;
@@ -237,7 +237,8 @@ async fn serve(
             invalidate::after(&snapshot, &asked, &response);
             from_backend(exchange, &asked, response, told)
         }
-        Ok(Answer::Upgraded { head, tunnel, lease }) => {
+        Ok(Answer::Upgraded(upgraded)) => {
+            let Upgraded { head, tunnel, lease } = *upgraded;
             let idle_max = backend.spec.timeouts.tunnel;
             tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
         }

@@ -52,18 +52,21 @@ pub(super) fn outgoing(
     })
 }
 
-fn asker(exchange: &Exchange, parts: &Parts, route: &Route) -> Asker {
+fn asker(exchange: &Exchange, parts: &Parts, route: &Route) -> Option<Box<Asker>> {
+    if !route.minds_asker {
+        return None;
+    }
     let cookies = if route.own_cookies.is_empty() {
         Vec::new()
     } else {
         parts.headers.get_all(COOKIE).iter().cloned().collect()
     };
-    Asker {
+    Some(Box::new(Asker {
         ip: exchange.client_ip,
         is_secure: headers::scheme(&exchange.connection, &parts.headers) == "https",
         cookies,
         mirror: route.mirror.clone(),
-    }
+    }))
 }
 
 /// The fields as they are forwarded, after the route's edits.

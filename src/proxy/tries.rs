@@ -31,7 +31,7 @@ pub(super) enum Waiting {
 
 /// The tries of one request.
 pub(super) struct Tries<'a> {
-    sending: Sending<'a>,
+    sending: &'a Sending<'a>,
     trace: &'a mut Trace,
     waiting: Waiting,
     /// Of what the pool hashes on.
@@ -44,15 +44,15 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(sending: Sending<'a>, trace: &'a mut Trace, waiting: Waiting) -> Self {
+    pub(super) fn new(sending: &'a Sending<'a>, trace: &'a mut Trace, waiting: Waiting) -> Self {
         let pool = &sending.balanced.pool;
         let key = affinity::key(pool, sending.outgoing);
-        let named = affinity::named(pool, &sending.outgoing.asker);
+        let named = affinity::named(pool, sending.outgoing.asker.as_deref());
         Self { sending, trace, waiting, key, named, tried: Vec::new(), stale: 0 }
     }
 
     pub(super) async fn run(mut self) -> Result<Answer, Error> {
-        let pool = self.sending.balanced.pool.clone();
+        let pool = &self.sending.balanced.pool;
         let upload = self.sending.outgoing.upload.as_ref();
         if self.sending.is_idempotent
             && pool.retry.is_some()
@@ -62,18 +62,27 @@ impl<'a> Tries<'a> {
         }
         let mut last: Option<Failed> = None;
         let answered = loop {
-            let (lease, now) = match within(self.sending.deadlines.total, self.lease(&pool)).await?
-            {
+            let (lease, now) = match within(self.sending.deadlines.total, self.lease(pool)).await? {
                 Ok(leased) => leased,
                 // There is nobody else to ask: what the try before brought stands.
                 Err(error) => break last.map_or(Err(error), Failed::into_result),
             };
-            let failed = match self.once(&pool, lease, now).await {
+            self.trace.endpoint = Some(lease.endpoint().clone());
+            self.trace.attempts += 1;
+            // After one stale connection its siblings are not worth a try.
+            let may_rest = self.stale == 0;
+            let result = match self.hedge_after(pool) {
+                None => self.sending.attempt(lease, may_rest, now).await,
+                // Boxed: only those who want it carry it.
+                Some(after) => Box::pin(self.raced(pool, (lease, may_rest, now), after)).await,
+            };
+            let failed = match result {
                 Ok(answered) => break Ok(answered),
                 Err(failed) => failed,
             };
-            if !self.goes_on(&pool, &failed).await {
-                break failed.into_result();
+            let Some(wait) = self.next(pool, &failed) else { break failed.into_result() };
+            if !wait.is_zero() {
+                Box::pin(sleep(wait)).await;
             }
             last = Some(failed);
         };
@@ -82,27 +91,8 @@ impl<'a> Tries<'a> {
         }
         let Answered { answer, took } = answered?;
         self.trace.upstream = Some(took);
-        self.trace.set_cookie = self.set_cookie(&pool);
+        self.trace.set_cookie = self.set_cookie(pool);
         Ok(answer)
-    }
-
-    /// One try, or two side by side.
-    async fn once(
-        &mut self,
-        pool: &Arc<Pool>,
-        lease: Lease,
-        now: Instant,
-    ) -> Result<Answered, Failed> {
-        let endpoint = lease.endpoint().clone();
-        self.trace.endpoint = Some(endpoint);
-        self.trace.attempts += 1;
-        // After one stale connection its siblings are not worth a try.
-        let may_rest = self.stale == 0;
-        match self.hedge_after(pool) {
-            None => self.sending.attempt(lease, may_rest, now).await,
-            // Boxed: only those who want it carry it.
-            Some(after) => Box::pin(self.raced(pool, (lease, may_rest, now), after)).await,
-        }
     }
 
     /// When a second try is made beside this one, if it is.
@@ -121,7 +111,7 @@ impl<'a> Tries<'a> {
     ) -> Result<Answered, Failed> {
         let second = |first: &Endpoint| self.second(pool, first);
         let Raced { result, endpoint, other } =
-            hedge::race(&self.sending, first, after, second).await;
+            hedge::race(self.sending, first, after, second).await;
         if let Some(other) = other {
             self.trace.attempts += 1;
             self.tried.push(other.id);
@@ -142,7 +132,7 @@ impl<'a> Tries<'a> {
         let lease = match pool.pick(&self.sending.local.rng, now.into_std(), &wish) {
             Pick::Leased(lease) => lease,
             Pick::WithTrial { lease, trial } => {
-                trial::begin(&self.sending, trial);
+                trial::begin(self.sending, trial);
                 lease
             }
             Pick::Full | Pick::Empty => return None,
@@ -151,8 +141,8 @@ impl<'a> Tries<'a> {
         (is_another && pool.take_retry(RetryReason::Hedge, now.into_std())).then_some((lease, now))
     }
 
-    /// Whether another try follows the one that failed; waits until it is due.
-    async fn goes_on(&mut self, pool: &Pool, failed: &Failed) -> bool {
+    /// How long after the try that failed another one follows, if it does.
+    fn next(&mut self, pool: &Pool, failed: &Failed) -> Option<Duration> {
         let upload = self.sending.outgoing.upload.as_ref();
         let attempt = Attempt {
             retry: pool.retry.as_ref(),
@@ -166,7 +156,7 @@ impl<'a> Tries<'a> {
             Verdict::Refresh => {
                 self.stale += 1;
                 self.trace.attempts -= 1;
-                true
+                Some(Duration::ZERO)
             }
             Verdict::Again(reason) => {
                 self.tried.extend(self.trace.endpoint.as_ref().map(|endpoint| endpoint.id));
@@ -174,15 +164,9 @@ impl<'a> Tries<'a> {
                 let wait = self.backoff(pool, reason, now);
                 let is_too_late =
                     self.sending.deadlines.total.is_some_and(|total| now + wait >= total);
-                if is_too_late || !pool.take_retry(reason, now.into_std()) {
-                    return false;
-                }
-                if !wait.is_zero() {
-                    Box::pin(sleep(wait)).await;
-                }
-                true
+                (!is_too_late && pool.take_retry(reason, now.into_std())).then_some(wait)
             }
-            Verdict::GiveUp => false,
+            Verdict::GiveUp => None,
         }
     }
 
@@ -215,7 +199,7 @@ impl<'a> Tries<'a> {
             match self.pick(pool, now) {
                 Pick::Leased(lease) => return Ok((lease, now)),
                 Pick::WithTrial { lease, trial } => {
-                    trial::begin(&self.sending, trial);
+                    trial::begin(self.sending, trial);
                     return Ok((lease, now));
                 }
                 Pick::Empty => return Err(Kind::NoEndpoint.into()),
@@ -241,7 +225,7 @@ impl<'a> Tries<'a> {
                     match self.pick(pool, now) {
                         Pick::Leased(lease) => return Ok((lease, now)),
                         Pick::WithTrial { lease, trial } => {
-                            trial::begin(&self.sending, trial);
+                            trial::begin(self.sending, trial);
                             return Ok((lease, now));
                         }
                         Pick::Empty => return Err(Kind::NoEndpoint.into()),
@@ -259,7 +243,7 @@ impl<'a> Tries<'a> {
     }
 
     /// The cookie for a client that the endpoint which answered is new to.
-    fn set_cookie(&self, pool: &Pool) -> Option<HeaderValue> {
+    fn set_cookie(&self, pool: &Pool) -> Option<Box<HeaderValue>> {
         pool.sticky()?;
         let endpoint = self.trace.endpoint.as_ref()?;
         pool.stats.sticky[self.named.result(endpoint) as usize].increment();
@@ -268,7 +252,7 @@ impl<'a> Tries<'a> {
             Named::Nobody | Named::Unknown => None,
         };
         let now = Instant::now().into_std();
-        let is_secure = self.sending.outgoing.asker.is_secure;
-        HeaderValue::try_from(pool.cookie_for(endpoint, named, is_secure, now)?).ok()
+        let is_secure = self.sending.outgoing.asker.as_ref().is_some_and(|asker| asker.is_secure);
+        HeaderValue::try_from(pool.cookie_for(endpoint, named, is_secure, now)?).ok().map(Box::new)
     }
 }

@@ -39,7 +39,7 @@ impl Whole {
             headers: outgoing.headers.clone(),
             upload: None,
             upgrade: None,
-            asker: Asker { mirror: None, ..outgoing.asker.clone() },
+            asker: Asker::unmirrored(outgoing.asker.as_deref()),
         };
         Some(Self { plan: Plan { ranged: false, ..plan.clone() }, outgoing })
     }

@@ -11,7 +11,7 @@ use super::stats::RouteStats;
 use crate::balance::Split;
 use crate::cache::key_spec::KeySpec;
 use crate::config::diagnostics::Diagnostic;
-use crate::config::model::{self, Name, PoolSource};
+use crate::config::model::{self, Balance, Name, PoolSource};
 use crate::cookie;
 use crate::route::conditions;
 use crate::route::table::Tie;
@@ -25,6 +25,8 @@ pub struct Route {
     pub mirror: Option<Arc<Mirror>>,
     /// The names of the cookies that are ours, and no business of an endpoint.
     pub own_cookies: Box<[Arc<str>]>,
+    /// Something goes by who asks: a cookie, a hash, a mirror.
+    pub minds_asker: bool,
     pub stats: Arc<RouteStats>,
 }
 
@@ -101,7 +103,9 @@ impl Route {
             Action::Forward(destination) => own_cookies(destination),
             Action::Redirect(_) | Action::Respond(_) => Box::default(),
         };
-        Some(Self { spec: spec.clone(), action, key, mirror, own_cookies, stats })
+        let hashes = matches!(&action, Action::Forward(destination) if hashes(destination));
+        let minds_asker = hashes || mirror.is_some() || !own_cookies.is_empty();
+        Some(Self { spec: spec.clone(), action, key, mirror, own_cookies, minds_asker, stats })
     }
 }
 
@@ -115,6 +119,11 @@ fn own_cookies(destination: &Destination) -> Box<[Arc<str>]> {
     names.sort_unstable();
     names.dedup();
     names.into()
+}
+
+fn hashes(destination: &Destination) -> bool {
+    let is_hash = |backend: &Arc<Backend>| matches!(backend.spec.balance, Balance::Hash(_));
+    destination.backends().iter().any(is_hash)
 }
 
 impl Destination {
