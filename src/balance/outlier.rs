@@ -36,6 +36,7 @@ impl Reason {
 }
 
 /// Whether an answer that took so long was slow. `median` is asked for only if it may have been.
+#[inline]
 pub(super) fn is_slow(
     outlier: &model::Outlier,
     took: Duration,

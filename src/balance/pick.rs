@@ -140,6 +140,7 @@ impl Pool {
     }
 
     /// Chooses among equally near ones that were not `tried`.
+    #[inline]
     fn choose_among(
         &self,
         candidates: &Candidates,
@@ -214,6 +215,7 @@ impl Lease {
 }
 
 impl Drop for Lease {
+    #[inline]
     fn drop(&mut self) {
         if let Some(trial) = self.trial.take() {
             self.endpoint.standing().abandon_trial();

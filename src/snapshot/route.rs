@@ -129,6 +129,7 @@ fn hashes(destination: &Destination) -> bool {
 impl Destination {
     /// The backend of one request. A client that a cookie keeps at an endpoint stays with its
     /// backend; the others are counted through.
+    #[inline]
     pub fn choose(&self, headers: &HeaderMap) -> Arc<Backend> {
         match self {
             Self::Pool(backend) => backend.clone(),
