@@ -88,6 +88,7 @@ def storm(stage, result, origins, name, health):
     result.require(not any(one[1] == 0 for one in seen), f"{name}: requests without an answer")
     result.require(attempts <= 1.2 * len(seen), f"{name}: {attempts} attempts for {len(seen)}")
     result.require(queued <= QUEUE, f"{name}: {queued} in a queue for {QUEUE}")
-    early = [at for at in failed if at < died]
+    # What was under way when they died may fail.
+    early = [at for at in failed if at < died - 0.2]
     result.require(not early, f"{name}: {len(early)} failed before anything was wrong")
 

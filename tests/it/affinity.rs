@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::origin::Refusing;
-use crate::support::{Answer, Folder, Origin, Proxy, Setup, answer, cacheable, eventually, ok};
+use crate::support::{
+    Answer, Folder, HOST, Origin, Proxy, Setup, answer, cacheable, eventually, ok,
+};
 
 /// Answers with its name.
 fn named(name: &'static str) -> Origin {
@@ -219,6 +221,35 @@ fn a_client_whose_endpoint_refuses_is_served_by_another() {
     });
     assert_ne!(Some(moved), cookie(&first));
     assert_eq!(proxy.endpoint(&address)["picked"], false);
+}
+
+#[test]
+fn a_websocket_is_kept_where_its_client_is() {
+    const SWITCH: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let origins = [(); 2].map(|()| {
+        Origin::scripted(|call| {
+            call.send(SWITCH);
+            call.wait_for_end();
+        })
+    });
+    let [a, b] = &origins;
+    let proxy = Setup::of(&[a, b]).pool_lines("sticky = {}\nbalance = \"round_robin\"").start();
+    let ask = |field: &str| {
+        let mut client = proxy.connect();
+        client.send(format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{field}\r\n"
+        ));
+        let head = client.answer_head();
+        (client, head.header("set-cookie").map(|set| set.split(';').next().unwrap().to_owned()))
+    };
+    let (_first, set) = ask("");
+    let field = format!("Cookie: {}\r\n", set.unwrap());
+    let others: Vec<_> = (0..3).map(|_| ask(&field)).collect();
+    assert!(others.iter().all(|(_, set)| set.is_none()));
+    let mut counts = [a.count(), b.count()];
+    counts.sort_unstable();
+    assert_eq!(counts, [0, 4]);
 }
 
 #[test]

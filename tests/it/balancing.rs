@@ -162,6 +162,24 @@ fn an_endpoint_that_refused_is_set_aside_until_a_trial_succeeds() {
 }
 
 #[test]
+fn trials_risk_no_request_while_others_are_usable() {
+    let (refusing, good) = (Refusing::new(), named("good"));
+    let proxy = Setup::of(&[&refusing, &good])
+        .pool_lines("balance = \"round_robin\"\noutlier = false")
+        .route("cache = false")
+        .start();
+    let mut client = proxy.connect();
+    let begun = std::time::Instant::now();
+    // Long enough for trials after 250 ms and 500 ms more.
+    eventually("two trials", || {
+        assert_eq!(client.get("/", &[]).text(), "good");
+        (begun.elapsed() > std::time::Duration::from_millis(900)).then_some(())
+    });
+    assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"connect\"}"), 1.0);
+    assert_eq!(proxy.endpoint(&refusing)["state"], "set_aside");
+}
+
+#[test]
 fn failures_in_a_row_eject_an_endpoint() {
     let bad = Origin::answering(|_| answer(503, &[], "bad"));
     let good = named("good");
