@@ -140,12 +140,8 @@ fn imports_are_read_in_every_form() {
 fn every_test_that_the_rules_of_the_cache_name_is_there() {
     let text = fs::read_to_string(Path::new(ROOT).join("docs/cache.md")).unwrap();
     let (_, table) = text.split_once("## Rules and tests").unwrap();
-    let named: Vec<_> = table
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|quoted| quoted.split_once("::"))
-        .collect();
+    let named: Vec<_> =
+        table.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::")).collect();
     assert!(named.len() > 100, "{}", named.len());
     let folders = ["tests/it", "src/cache", "src/range", "src/compress"];
     for (module, test) in named {

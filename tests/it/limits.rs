@@ -61,7 +61,7 @@ fn whoever_finds_the_queue_full_or_waits_in_vain_gets_503_and_is_counted() {
     let gate = Gate::default();
     let origin = held("", &gate);
     let proxy = Setup::of(&[&origin])
-        .pool_lines("limits = { requests = 1, queue = 1, queue_timeout = \"300ms\" }")
+        .pool_lines("limits = { requests = 1, queue = 1, queue_timeout = \"1s\" }")
         .route("cache = false")
         .start();
     let mut first = ask(&proxy, "/held");

@@ -98,7 +98,7 @@ fn no_wait_before_a_try_outlasts_the_whole_time() {
         .start();
     let begun = Instant::now();
     let last = proxy.get("/", &[]);
-    assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     // The last answer of the endpoint, or that the time is over: never a hang.
     assert!(matches!(last.status, 503 | 504), "{last:?}");
 }
