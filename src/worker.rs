@@ -19,7 +19,7 @@ use crate::proxy::AccessLog;
 use crate::proxy::local::Local;
 use crate::shutdown::{Phase, Stop, Tasks};
 use crate::snapshot::Snapshot;
-use crate::upstream::Reclaim;
+use crate::upstream::{Claim, Reclaim};
 
 /// Sockets that may wait to be taken over by a worker.
 const SOCKETS_QUEUED: usize = 1024;
@@ -103,7 +103,7 @@ impl Threads {
 fn run(
     seed: Seed,
     sockets: mpsc::Receiver<Accepting>,
-    reclaims: mpsc::Receiver<u64>,
+    reclaims: mpsc::Receiver<Claim>,
     reclaim: Reclaim,
 ) -> usize {
     let runtime =
@@ -129,7 +129,7 @@ async fn work(
     local: Rc<Local>,
     tasks: Tasks,
     mut sockets: mpsc::Receiver<Accepting>,
-    reclaims: mpsc::Receiver<u64>,
+    reclaims: mpsc::Receiver<Claim>,
     mut stop: Stop,
 ) -> usize {
     let registry = Rc::new(Registry::default());
@@ -197,8 +197,8 @@ async fn sweep(local: Rc<Local>) {
     }
 }
 
-async fn close_on_request(local: Rc<Local>, mut reclaims: mpsc::Receiver<u64>) {
-    while let Some(endpoint_id) = reclaims.recv().await {
-        local.connections.close_one(endpoint_id);
+async fn close_on_request(local: Rc<Local>, mut reclaims: mpsc::Receiver<Claim>) {
+    while let Some(claim) = reclaims.recv().await {
+        local.connections.reclaim(claim);
     }
 }

@@ -9,7 +9,7 @@
 //! socket, serve      bind, accept, one connection
 //! router, guard      which call, and who may make it
 //! request, reply     bodies in, answers out
-//! readiness, metrics, status, routes, pools, cache, purge    one call each
+//! readiness, metrics, status, routes, pools, manual, cache, purge    one call each
 //! ```
 //!
 //! Deliberately absent: TLS (bind to a loopback address, a unix socket or a private network), and
@@ -18,6 +18,7 @@
 mod cache;
 mod explain;
 mod guard;
+mod manual;
 mod metrics;
 mod pools;
 mod purge;

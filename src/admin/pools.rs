@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::balance::{Availability, Endpoint, Member, Pool, Standing, Verdict, process_millis};
+use crate::balance::{
+    Availability, Endpoint, Member, Pool, Reason, Standing, Verdict, process_millis,
+};
 use crate::config::model::PoolSource;
 use crate::snapshot::{Backend, Snapshot};
 
@@ -33,18 +35,19 @@ fn describe_pool(name: &str, pool: &Pool, now: Instant) -> Value {
     let members = pool.members();
     let endpoints = members
         .iter()
-        .map(|member| describe_endpoint(member, picked.contains(&member.endpoint.id), now));
+        .map(|member| describe_endpoint(pool, member, picked.contains(&member.endpoint.id), now));
     json!({
         "name": name,
         "usable": pool.is_usable(now),
         "judged": pool.is_judged(),
         "panic": candidates.panic,
         "queued": pool.queue_len(),
+        "queue_max": pool.limits.queue_max,
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }
 
-fn describe_endpoint(member: &Member, picked: bool, now: Instant) -> Value {
+fn describe_endpoint(pool: &Pool, member: &Member, picked: bool, now: Instant) -> Value {
     let endpoint = &member.endpoint;
     // A copy, so that the lock is not held while text is made.
     let standing = endpoint.standing().clone();
@@ -54,10 +57,14 @@ fn describe_endpoint(member: &Member, picked: bool, now: Instant) -> Value {
         "address": &*endpoint.label,
         "state": state,
         "reason": reason,
+        "manual": endpoint.manual().as_str(),
+        "circuit": endpoint.circuit(now).as_str(),
+        "at_limit": pool.is_at_limit(endpoint),
         "health": standing.verdict().as_str(),
         "picked": picked,
         "weight": member.weight,
         "backup": member.backup,
+        "zone": member.zone.as_deref(),
         "in_flight": endpoint.requests_in_flight(),
         "connections": {
             "active": endpoint.connections_open().saturating_sub(idle),
@@ -73,15 +80,17 @@ fn state(endpoint: &Endpoint, standing: &Standing, now: Instant) -> (&'static st
     if !endpoint.is_resolved() {
         return ("unresolved", Some("its name does not resolve".to_owned()));
     }
-    let availability = standing.availability(now);
+    let availability = endpoint.availability(now);
     let reason = match availability {
         Availability::Usable => None,
         Availability::Aside => Some("its last connect failed".to_owned()),
         Availability::Trial => Some("its last connect failed; a request may try it".to_owned()),
         Availability::Ejected => {
             let left = standing.ejection_left(now).map_or(Duration::ZERO, |(left, _)| left);
-            Some(format!("too many failures in a row; back in {} s", left.as_secs() + 1))
+            let reason = standing.ejection_reason().map_or("ejected", Reason::as_str);
+            Some(format!("{reason}; back in {} s", left.as_secs() + 1))
         }
+        Availability::Draining | Availability::Down => Some("set by hand".to_owned()),
         Availability::Unhealthy => match standing.verdict() {
             Verdict::Unhealthy(reason) => Some(reason.clone()),
             _ => Some("new, and not probed yet".to_owned()),

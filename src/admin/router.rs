@@ -10,8 +10,8 @@ use super::guard::Access;
 use super::reply::{Answer, Refusal, exposition, json, text};
 use super::serve::Service;
 use super::{
-    Command, ReloadAnswer, cache, explain, metrics, pools, purge, readiness, request, routes,
-    status,
+    Command, ReloadAnswer, cache, explain, manual, metrics, pools, purge, readiness, request,
+    routes, status,
 };
 use crate::config::describe::describe_config;
 
@@ -29,6 +29,8 @@ enum Call {
     Reload,
     Drain,
     Purge,
+    /// Of one endpoint, by hand.
+    Manual,
 }
 
 const CALLS: [(&str, Call); 12] = [
@@ -48,7 +50,8 @@ const CALLS: [(&str, Call); 12] = [
 
 impl Call {
     fn of(path: &str) -> Option<Self> {
-        CALLS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call)
+        let known = CALLS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call);
+        known.or_else(|| manual::named(path).map(|_| Self::Manual))
     }
 
     /// Whether no token is needed.
@@ -57,14 +60,23 @@ impl Call {
     }
 
     fn is_change(self) -> bool {
-        matches!(self, Self::Reload | Self::Drain | Self::Purge)
+        matches!(self, Self::Reload | Self::Drain | Self::Purge | Self::Manual)
     }
 
     fn allows(self, method: &Method) -> bool {
         match *method {
-            Method::POST => self.is_change(),
+            Method::PUT => self == Self::Manual,
+            Method::POST => self.is_change() && self != Self::Manual,
             Method::GET | Method::HEAD => !self.is_change(),
             _ => false,
+        }
+    }
+
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Manual => "PUT",
+            _ if self.is_change() => "POST",
+            _ => "GET, HEAD",
         }
     }
 }
@@ -79,7 +91,7 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
     access.admit(&head, call.is_some_and(Call::is_public))?;
     let Some(call) = call else { return Err(no_such_call()) };
     if !call.allows(&head.method) {
-        let allowed = if call.is_change() { "POST" } else { "GET, HEAD" };
+        let allowed = call.allowed();
         let refusal = Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{} takes {allowed}", head.uri.path()),
@@ -103,6 +115,11 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
             let purged = service.aside(move || purge::purge(&snapshot, &body)).await??;
             json!({ "purged": purged })
         }
+        Call::Manual => {
+            let body = request::read(&head.headers, body).await?;
+            // Of what runs by now.
+            manual::set(&context.published.load(), head.uri.path(), &body)?
+        }
         Call::Status => status::describe(context, &snapshot),
         Call::Config => describe_config(&snapshot.config),
         Call::Routes => routes::describe(&snapshot),
@@ -115,7 +132,10 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
 
 fn no_such_call() -> Refusal {
     let paths: Vec<_> = CALLS.iter().map(|(path, _)| *path).collect();
-    let message = format!("nothing is here; there are {}", paths.join(", "));
+    let message = format!(
+        "nothing is here; there are {}, /api/pools/POOL/endpoints/ADDRESS",
+        paths.join(", ")
+    );
     Refusal::new(StatusCode::NOT_FOUND, message)
 }
 

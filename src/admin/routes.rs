@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::cache::status::CacheStatus;
+use crate::config::model;
 use crate::snapshot::stats::RouteStats;
-use crate::snapshot::{Action, Route, Snapshot};
+use crate::snapshot::{Action, Destination, Route, Snapshot};
 
 pub(super) fn describe(snapshot: &Snapshot) -> Value {
     json!({
@@ -16,7 +17,8 @@ pub(super) fn describe(snapshot: &Snapshot) -> Value {
 fn route(route: &Route) -> Value {
     let spec = &route.spec;
     let (kind, target) = match &route.action {
-        Action::Forward(backend) => ("pool", json!(&*backend.spec.name)),
+        Action::Forward(Destination::Pool(backend)) => ("pool", json!(&*backend.spec.name)),
+        Action::Forward(Destination::Split(_)) => ("split", split(&spec.action)),
         Action::Redirect(redirect) => ("redirect", json!(redirect.status.as_u16())),
         Action::Respond(respond) => ("respond", json!(respond.status.as_u16())),
     };
@@ -31,6 +33,12 @@ fn route(route: &Route) -> Value {
     });
     described[kind] = target;
     described
+}
+
+/// The pools and their shares.
+fn split(action: &model::Action) -> Value {
+    let model::Action::Split(shares) = action else { return Value::Null };
+    shares.iter().map(|it| json!({ "pool": &*it.pool, "weight": it.weight })).collect()
 }
 
 /// How many requests the cache answered in which way.

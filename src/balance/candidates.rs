@@ -1,17 +1,16 @@
-//! The endpoints that may be picked now, worked out once per change instead of once per request.
+//! The endpoints that may be picked, worked out once per change instead of once per request.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
+use super::sequence;
+use super::slow_start;
 use super::standing::Availability;
-
-/// With fewer than this share usable, endpoints that are out by verdict or ejection are used again.
-const PANIC_BELOW: f64 = 0.5;
-/// Bound on the length of a round-robin sequence; weights are scaled down to it.
-const SEQUENCE_MAX: u64 = 8192;
+use super::sticky::Tag;
+use super::zones;
+use crate::config::model::Name;
 
 /// An endpoint in its pool.
 #[derive(Debug, Clone)]
@@ -19,220 +18,313 @@ pub struct Member {
     pub endpoint: Arc<Endpoint>,
     pub weight: u32,
     pub backup: bool,
+    pub zone: Option<Name>,
+    /// What a client's cookie says to be kept here.
+    pub(super) tag: Option<Tag>,
+}
+
+/// What the configuration says about who may be picked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    /// With a smaller share usable, endpoints that are out by verdict or ejection are used again.
+    pub(super) panic_below: f64,
+    pub(super) slow_start: Duration,
+    /// The zone of this process.
+    pub(super) zone: Option<Name>,
+    /// Sequences are needed: those of `round_robin`.
+    pub(super) with_sequence: bool,
 }
 
 /// What a pick chooses from, valid until the next event or `valid_until`.
 #[derive(Debug, Default)]
 pub struct Candidates {
-    /// In the order of the configuration.
+    /// Those of the own zone first, else in the order of the configuration. While one starts
+    /// slowly, all weights are multiples of the configured ones.
     pub members: Vec<Member>,
+    near: Group,
+    /// Those of other zones.
+    far: Group,
+    /// Share of the requests that go to the near ones.
+    near_share: f64,
     /// Set aside, and due for one request that tries them.
     pub trials: Vec<Arc<Endpoint>>,
-    /// Indices into `members`: a smooth weighted round, each as often as its weight says.
-    pub sequence: Box<[u16]>,
     /// When time alone changes the result.
     pub valid_until: Option<Instant>,
     /// Endpoints are used although probes or ejection speak against them.
     pub panic: bool,
 }
 
+/// Members that are equally near.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) range: Range<usize>,
+    /// Indices into the range: a smooth weighted round.
+    pub(super) sequence: Box<[u16]>,
+}
+
+/// One member and how it stands now.
+struct State<'a> {
+    member: &'a Member,
+    availability: Availability,
+    /// How far its slow start is, in steps.
+    steps: u32,
+}
+
 impl Candidates {
-    /// `with_sequence` only for round robin.
-    pub fn of(members: &[Member], now: Instant, with_sequence: bool) -> Self {
-        let states: Vec<_> = members
-            .iter()
-            .map(|member| {
-                let standing = member.endpoint.standing();
-                (standing.availability(now), standing.next_change(now))
-            })
-            .collect();
-        let tier = |backup: bool| {
-            members
-                .iter()
-                .zip(&states)
-                .filter(move |(member, _)| member.backup == backup)
-                .filter(|(member, _)| member.endpoint.is_resolved())
-                .map(|(member, (availability, _))| (member, *availability))
+    pub(super) fn of(members: &[Member], terms: &Terms, now: Instant) -> Self {
+        let mut valid_until = None;
+        let mut note = |change: Option<Instant>| {
+            valid_until = [valid_until, change].into_iter().flatten().min();
         };
-        let (mut chosen, mut panic) = usable_of(tier(false));
-        if chosen.is_empty() || (panic && !has_usable(tier(false)) && has_usable(tier(true))) {
-            let (backups, backup_panic) = usable_of(tier(true));
-            if !backups.is_empty() {
-                (chosen, panic) = (backups, backup_panic);
-            }
-        }
-        let trials = members
-            .iter()
-            .zip(&states)
-            .filter(|(_, (availability, _))| *availability == Availability::Trial)
-            .map(|(member, _)| member.endpoint.clone())
-            .collect();
-        let sequence = if with_sequence { smooth_sequence(&chosen) } else { Box::default() };
+        let state = |member| {
+            let (state, changes) = State::of(member, terms.slow_start, now);
+            changes.into_iter().for_each(&mut note);
+            state
+        };
+        let states: Vec<_> = members.iter().map(state).collect();
+        let tier = |backup| Tier::of(states.iter().filter(|it| it.member.backup == backup), terms);
+        let mut tier = match (tier(false), tier(true)) {
+            (main, _) if main.has_usable => main,
+            (main, backups) if main.chosen.is_empty() || backups.has_usable => backups,
+            (main, _) => main,
+        };
+        let own = terms.zone.as_ref().filter(|_| !tier.panic);
+        let (near, near_share) = zones::divide(&mut tier.chosen, &tier.all, own);
+        let group = |range: Range<usize>| {
+            let weights = tier.chosen[range.clone()].iter().map(|member| member.weight);
+            let sequence =
+                if terms.with_sequence { sequence::smooth(weights) } else { Box::default() };
+            Group { range, sequence }
+        };
+        let trials = states.iter().filter(|it| it.availability == Availability::Trial);
         Self {
-            members: chosen,
-            trials,
-            sequence,
-            valid_until: states.iter().filter_map(|(_, change)| *change).min(),
-            panic,
+            near: group(0..near),
+            far: group(near..tier.chosen.len()),
+            near_share,
+            trials: trials.map(|it| it.member.endpoint.clone()).collect(),
+            members: tier.chosen,
+            valid_until,
+            panic: tier.panic,
         }
     }
 
-    /// The middle of the known latencies, in nanoseconds.
-    pub fn median_latency(&self, now_millis: u32) -> Option<f32> {
+    /// The groups in the order in which they are asked. `draw` is a number from 0 to 1.
+    pub(super) fn groups(&self, draw: impl FnOnce() -> f64) -> [&Group; 2] {
+        if self.near_share >= 1.0 || draw() < self.near_share {
+            [&self.near, &self.far]
+        } else {
+            [&self.far, &self.near]
+        }
+    }
+
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.members.iter().any(|member| member.endpoint.id == id)
+    }
+
+    /// The middle of the latencies of all but those without one, and how many that are.
+    pub(super) fn median_latency(&self, now_millis: u32) -> Option<(f32, usize)> {
         let mut known: Vec<f32> = self
             .members
             .iter()
             .filter_map(|member| member.endpoint.latency.nanos(now_millis))
             .collect();
         known.sort_unstable_by(f32::total_cmp);
-        known.get(known.len() / 2).copied()
+        known.get(known.len() / 2).map(|median| (*median, known.len()))
     }
 }
 
-fn has_usable<'a>(tier: impl Iterator<Item = (&'a Member, Availability)>) -> bool {
-    tier.into_iter().any(|(_, availability)| availability == Availability::Usable)
+impl<'a> State<'a> {
+    /// The state, and when time alone changes it.
+    fn of(member: &'a Member, slow_start: Duration, now: Instant) -> (Self, [Option<Instant>; 2]) {
+        let availability = member.endpoint.availability(now);
+        let mut standing = member.endpoint.standing();
+        let is_usable = availability == Availability::Usable && member.endpoint.is_resolved();
+        let ready_since = standing.ready_since(is_usable, now);
+        let (steps, next_step) = ready_since.map_or((slow_start::STEPS, None), |since| {
+            slow_start::progress(since, slow_start, now)
+        });
+        let changes = [standing.next_change(now), next_step];
+        (Self { member, availability, steps }, changes)
+    }
 }
 
-/// The members of one tier that may be picked, and whether that took panic.
-fn usable_of<'a>(tier: impl Iterator<Item = (&'a Member, Availability)>) -> (Vec<Member>, bool) {
-    let tier: Vec<_> = tier.collect();
-    let usable = tier.iter().filter(|(_, state)| *state == Availability::Usable).count();
-    let panic = (usable as f64) < tier.len() as f64 * PANIC_BELOW;
-    let chosen: Vec<_> = tier
-        .iter()
-        .filter(|(_, state)| match state {
+/// What may be picked of the endpoints that are backups, or of those that are not.
+struct Tier<'a> {
+    /// Those that nobody took out by hand, and that have an address.
+    all: Vec<&'a Member>,
+    /// With weights as far as they have grown.
+    chosen: Vec<Member>,
+    has_usable: bool,
+    /// Some are chosen although probes or ejection speak against them.
+    panic: bool,
+}
+
+impl<'a> Tier<'a> {
+    fn of<'s>(states: impl Iterator<Item = &'s State<'a>>, terms: &Terms) -> Self
+    where
+        'a: 's,
+    {
+        let states: Vec<_> = states
+            .filter(|it| it.member.endpoint.is_resolved() && !it.availability.is_by_hand())
+            .collect();
+        let usable = states.iter().filter(|it| it.availability == Availability::Usable).count();
+        let panic = (usable as f64) < states.len() as f64 * terms.panic_below;
+        let is_chosen = |state: &&&State<'_>| match state.availability {
             Availability::Usable => true,
             Availability::Ejected | Availability::Unhealthy => panic,
-            Availability::Aside | Availability::Trial => false,
-        })
-        .map(|(member, _)| (*member).clone())
-        .collect();
-    let panic = panic && chosen.len() > usable;
-    (chosen, panic)
-}
-
-/// One round in which member `i` stands `weight[i]` times, spread as evenly as possible. Repeated,
-/// every window of its length holds each member exactly that often.
-fn smooth_sequence(members: &[Member]) -> Box<[u16]> {
-    let divisor = members.iter().fold(0, |divisor, member| gcd(divisor, member.weight)).max(1);
-    let mut weights: Vec<u64> =
-        members.iter().map(|member| u64::from(member.weight / divisor)).collect();
-    let total: u64 = weights.iter().sum();
-    if total > SEQUENCE_MAX {
-        for weight in &mut weights {
-            *weight = (*weight * SEQUENCE_MAX / total).max(1);
+            Availability::Aside
+            | Availability::Trial
+            | Availability::Draining
+            | Availability::Down => false,
+        };
+        let is_growing = states.iter().any(|it| it.steps < slow_start::STEPS);
+        let chosen: Vec<_> = states
+            .iter()
+            .filter(is_chosen)
+            .map(|it| {
+                let weight =
+                    if is_growing { it.member.weight * it.steps } else { it.member.weight };
+                Member { weight, ..it.member.clone() }
+            })
+            .collect();
+        Self {
+            all: states.iter().map(|it| it.member).collect(),
+            panic: panic && chosen.len() > usable,
+            has_usable: usable > 0,
+            chosen,
         }
     }
-    let total: u64 = weights.iter().sum();
-    // Each turn of a member is due at the middle of its share of the round.
-    let due = |turn: u64, weight: u64| (2 * turn + 1) * (total << 16) / (2 * weight);
-    let mut queue: BinaryHeap<_> = weights
-        .iter()
-        .enumerate()
-        .take(usize::from(u16::MAX))
-        .map(|(index, weight)| Reverse((due(0, *weight), index, 0_u64)))
-        .collect();
-    let mut sequence = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
-    while let Some(Reverse((_, index, turn))) = queue.pop() {
-        sequence.push(index as u16);
-        if turn + 1 < weights[index] {
-            queue.push(Reverse((due(turn + 1, weights[index]), index, turn + 1)));
-        }
-    }
-    sequence.into()
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::super::outlier::Reason;
+    use super::super::testing::{self, ports};
     use super::*;
-    use crate::balance::standing::Verdict;
-    use crate::config::model::Address;
+    use crate::balance::Manual;
 
-    fn member(port: u16, weight: u32, backup: bool) -> Member {
-        let address = Address::Socket(([127, 0, 0, 1], port).into());
-        Member { endpoint: Arc::new(Endpoint::new(address, Verdict::Unknown)), weight, backup }
+    fn terms() -> Terms {
+        Terms { panic_below: 0.5, ..Terms::default() }
     }
 
-    fn ports(candidates: &Candidates) -> Vec<u16> {
-        candidates
-            .members
-            .iter()
-            .map(|member| match &member.endpoint.address {
-                Address::Socket(socket) => socket.port(),
-                _ => 0,
-            })
-            .collect()
+    fn member(port: u16, backup: bool) -> Member {
+        Member { backup, ..testing::member(port) }
     }
 
-    #[test]
-    fn a_round_gives_every_member_its_weight_and_spreads_it() {
-        let members = [member(1, 5, false), member(2, 1, false), member(3, 2, false)];
-        let sequence = smooth_sequence(&members);
-        for index in 0..3_u16 {
-            let count = sequence.iter().filter(|at| **at == index).count();
-            assert_eq!(count as u32, members[usize::from(index)].weight);
-        }
-        let longest = sequence.chunk_by(|a, b| a == b).map(<[u16]>::len).max();
-        assert!(longest <= Some(2), "{sequence:?}");
+    fn eject(member: &Member, now: Instant) {
+        member.endpoint.standing().eject(now, Duration::from_secs(30), Reason::Failures);
     }
 
-    #[test]
-    fn common_factors_shorten_the_round() {
-        let members = [member(1, 300, false), member(2, 100, false)];
-        assert_eq!(smooth_sequence(&members).len(), 4);
-    }
-
-    #[test]
-    fn huge_weights_are_scaled_to_the_bound_and_nobody_is_dropped() {
-        let members: Vec<_> =
-            (0..50).map(|port| member(port, 997 - u32::from(port), false)).collect();
-        let sequence = smooth_sequence(&members);
-        assert!(sequence.len() as u64 <= SEQUENCE_MAX + 50);
-        assert!((0..50).all(|index| sequence.contains(&index)));
+    fn picked(members: &[Member], terms: &Terms, now: Instant) -> Vec<u16> {
+        ports(&Candidates::of(members, terms, now).members)
     }
 
     #[test]
     fn panic_uses_unhealthy_and_ejected_endpoints_but_never_those_that_refuse_connections() {
         let now = Instant::now();
-        let members: Vec<_> = (1..=5).map(|port| member(port, 1, false)).collect();
+        let members: Vec<_> = (1..=5).map(|port| member(port, false)).collect();
         members[0].endpoint.standing().connect_failed(now);
-        members[1].endpoint.standing().eject(now, Duration::from_secs(30));
-        let candidates = Candidates::of(&members, now, false);
-        assert_eq!(ports(&candidates), [3, 4, 5]);
+        eject(&members[1], now);
+        let candidates = Candidates::of(&members, &terms(), now);
+        assert_eq!(ports(&candidates.members), [3, 4, 5]);
         assert!(!candidates.panic);
 
-        members[2].endpoint.standing().eject(now, Duration::from_secs(30));
-        let candidates = Candidates::of(&members, now, false);
-        assert_eq!(ports(&candidates), [2, 3, 4, 5]);
+        eject(&members[2], now);
+        let candidates = Candidates::of(&members, &terms(), now);
+        assert_eq!(ports(&candidates.members), [2, 3, 4, 5]);
         assert!(candidates.panic);
+    }
+
+    #[test]
+    fn panic_begins_where_the_configuration_says() {
+        let now = Instant::now();
+        let members: Vec<_> = (1..=4).map(|port| member(port, false)).collect();
+        eject(&members[0], now);
+        let below = |panic_below| Terms { panic_below, ..Terms::default() };
+        assert_eq!(picked(&members, &below(0.75), now), [2, 3, 4]);
+        assert_eq!(picked(&members, &below(0.76), now), [1, 2, 3, 4]);
+        for member in &members {
+            eject(member, now);
+        }
+        assert_eq!(picked(&members, &below(0.0), now), [0_u16; 0]);
     }
 
     #[test]
     fn backups_are_used_only_while_no_other_endpoint_is_usable() {
         let now = Instant::now();
-        let members = [member(1, 1, false), member(2, 1, true)];
-        assert_eq!(ports(&Candidates::of(&members, now, false)), [1]);
-        members[0].endpoint.standing().eject(now, Duration::from_secs(30));
-        assert_eq!(ports(&Candidates::of(&members, now, false)), [2]);
+        let members = [member(1, false), member(2, true)];
+        assert_eq!(picked(&members, &terms(), now), [1]);
+        eject(&members[0], now);
+        assert_eq!(picked(&members, &terms(), now), [2]);
         members[1].endpoint.standing().connect_failed(now);
-        assert_eq!(ports(&Candidates::of(&members, now, false)), [1]);
+        assert_eq!(picked(&members, &terms(), now), [1]);
+    }
+
+    #[test]
+    fn what_is_taken_out_by_hand_is_not_used_even_in_panic_and_does_not_cause_it() {
+        let now = Instant::now();
+        let members: Vec<_> = (1..=4).map(|port| member(port, false)).collect();
+        members[0].endpoint.set_manual(Manual::Drain);
+        members[1].endpoint.set_manual(Manual::Down);
+        eject(&members[2], now);
+        let candidates = Candidates::of(&members, &terms(), now);
+        assert_eq!((ports(&candidates.members), candidates.panic), (vec![4], false));
+        eject(&members[3], now);
+        assert_eq!(picked(&members, &terms(), now), [3, 4]);
+        members[0].endpoint.set_manual(Manual::Ready);
+        assert_eq!(picked(&members, &terms(), now), [1, 3, 4]);
+    }
+
+    #[test]
+    fn backups_stand_in_for_what_is_taken_out_by_hand() {
+        let now = Instant::now();
+        let members = [member(1, false), member(2, true)];
+        members[0].endpoint.set_manual(Manual::Drain);
+        assert_eq!(picked(&members, &terms(), now), [2]);
     }
 
     #[test]
     fn candidates_expire_when_a_set_aside_or_an_ejection_ends() {
         let now = Instant::now();
-        let members = [member(1, 1, false), member(2, 1, false), member(3, 1, false)];
-        assert_eq!(Candidates::of(&members, now, false).valid_until, None);
+        let members: Vec<_> = (1..=3).map(|port| member(port, false)).collect();
+        assert_eq!(Candidates::of(&members, &terms(), now).valid_until, None);
         members[0].endpoint.standing().connect_failed(now);
-        let candidates = Candidates::of(&members, now, false);
+        let candidates = Candidates::of(&members, &terms(), now);
         let due = candidates.valid_until.expect("a set-aside ends by itself");
         assert!(candidates.trials.is_empty());
-        assert_eq!(Candidates::of(&members, due, false).trials.len(), 1);
+        assert_eq!(Candidates::of(&members, &terms(), due).trials.len(), 1);
+    }
+
+    #[test]
+    fn the_weight_of_an_endpoint_that_is_back_grows() {
+        let now = Instant::now();
+        let members: Vec<_> = (1..=2).map(|port| member(port, false)).collect();
+        let terms = Terms { slow_start: Duration::from_secs(10), ..terms() };
+        members[0].endpoint.standing().set_ready_since(now - Duration::from_secs(60));
+        let at = |seconds: u64| {
+            let now = now + Duration::from_secs(seconds);
+            let candidates = Candidates::of(&members, &terms, now);
+            let weights: Vec<_> = candidates.members.iter().map(|it| it.weight).collect();
+            (weights, candidates.valid_until.is_some())
+        };
+        assert_eq!(at(0), (vec![20, 2], true));
+        assert_eq!(at(5), (vec![20, 10], true));
+        assert_eq!(at(10), (vec![1, 1], false));
+    }
+
+    #[test]
+    fn the_own_zone_is_asked_first_and_the_others_for_what_it_cannot_carry() {
+        let now = Instant::now();
+        let zoned = |port, zone: &str| Member { zone: Some(zone.into()), ..member(port, false) };
+        let members = [zoned(1, "b"), zoned(2, "a"), zoned(3, "a"), zoned(4, "a")];
+        let terms = Terms { zone: Some("a".into()), panic_below: 0.2, ..Terms::default() };
+        let candidates = Candidates::of(&members, &terms, now);
+        assert_eq!(ports(&candidates.members), [2, 3, 4, 1]);
+        assert_eq!(candidates.groups(|| 0.99).map(|it| it.range.clone()), [0..3, 3..4]);
+        eject(&members[1], now);
+        eject(&members[2], now);
+        let candidates = Candidates::of(&members, &terms, now);
+        assert_eq!(candidates.groups(|| 0.4).map(|it| it.range.clone()), [0..1, 1..2]);
+        assert_eq!(candidates.groups(|| 0.5).map(|it| it.range.clone()), [1..2, 0..1]);
     }
 }

@@ -1,14 +1,17 @@
 //! One upstream server: its address, what is counted about it, and its standing.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::hash;
 use super::latency::Latency;
-use super::standing::{Standing, Verdict};
+use super::queue::Queue;
+use super::standing::{Availability, Circuit, Standing, Verdict};
 use crate::config::model::Address;
 use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, PerWorker};
@@ -23,6 +26,10 @@ pub struct Endpoint {
     pub address: Address,
     /// The address as text: the metric label.
     pub label: Arc<str>,
+    /// What keys are hashed with; of the label, so that it is the same everywhere.
+    pub(super) seed: u64,
+    /// Of its pool.
+    pub(super) queue: Arc<Queue>,
     /// Where to connect, in the order to try; empty while a name does not resolve.
     resolved: ArcSwap<Vec<SocketAddr>>,
     /// Requests leased on all workers.
@@ -31,12 +38,18 @@ pub struct Endpoint {
     open: AtomicUsize,
     /// Wakes those that wait for a connection to close.
     closed: Notify,
+    /// How many do.
+    wanted: AtomicUsize,
     /// Idle connections of all workers.
     idle: AtomicUsize,
     pub(super) latency: Latency,
     /// Failed tries in a row.
     pub(super) failures: AtomicU32,
+    /// Slow answers in a row.
+    pub(super) slow: AtomicU32,
     standing: Mutex<Standing>,
+    /// A [`Manual`]. Shared with the endpoint that takes its place when how it is reached changes.
+    manual: Arc<AtomicU8>,
     pub stats: EndpointStats,
 }
 
@@ -48,24 +61,59 @@ pub struct EndpointStats {
     pub ejections: Counter,
 }
 
+/// What was said of an endpoint by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manual {
+    /// Nothing: it is judged by what it does.
+    Ready,
+    /// It gets no more requests; those under way end in their own time.
+    Drain,
+    /// The same, and its connections at rest are closed.
+    Down,
+}
+
+impl Manual {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Down];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Down => "down",
+        }
+    }
+}
+
 impl Endpoint {
-    pub fn new(address: Address, verdict: Verdict) -> Self {
+    /// `before` was the endpoint at this address.
+    pub(super) fn new(
+        address: Address,
+        verdict: Verdict,
+        queue: Arc<Queue>,
+        before: Option<&Self>,
+    ) -> Self {
+        let label: Arc<str> = address.to_string().into();
         let resolved = match &address {
             Address::Socket(socket) => vec![*socket],
             Address::Name { .. } | Address::Unix(_) => Vec::new(),
         };
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            label: address.to_string().into(),
+            seed: hash::key(label.as_bytes()),
+            label,
+            queue,
             address,
             resolved: ArcSwap::from_pointee(resolved),
             in_flight: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             closed: Notify::new(),
+            wanted: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             latency: Latency::default(),
             failures: AtomicU32::new(0),
+            slow: AtomicU32::new(0),
             standing: Mutex::new(Standing::new(verdict)),
+            manual: before.map(|before| before.manual.clone()).unwrap_or_default(),
             stats: EndpointStats::default(),
         }
     }
@@ -116,9 +164,44 @@ impl Endpoint {
         self.closed.notified()
     }
 
+    /// Counts somebody who waits for a connection to close.
+    pub fn want_connection(self: &Arc<Self>) -> WantedConnection {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        WantedConnection(self.clone())
+    }
+
+    /// Whether a connection at rest is in the way of somebody, where `max` may be open.
+    pub fn must_give_way(&self, max: usize) -> bool {
+        let wanted = self.wanted.load(Ordering::SeqCst);
+        wanted > 0 && self.open.load(Ordering::SeqCst) + wanted > max
+    }
+
     /// Counts a connection as idle unless `max` are.
     pub fn idle_connection(self: &Arc<Self>, max: usize) -> Option<IdleConnection> {
         try_increment(&self.idle, max).then(|| IdleConnection(self.clone()))
+    }
+
+    /// What was said by hand.
+    pub fn manual(&self) -> Manual {
+        let code = usize::from(self.manual.load(Ordering::Relaxed));
+        Manual::ALL.get(code).copied().unwrap_or(Manual::Ready)
+    }
+
+    pub(super) fn set_manual(&self, manual: Manual) {
+        self.manual.store(manual as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it may be picked: what was said by hand, then how it stands.
+    pub fn availability(&self, now: Instant) -> Availability {
+        match self.manual() {
+            Manual::Ready => self.standing().availability(now),
+            Manual::Drain => Availability::Draining,
+            Manual::Down => Availability::Down,
+        }
+    }
+
+    pub fn circuit(&self, now: Instant) -> Circuit {
+        self.standing().circuit(now)
     }
 
     pub fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -133,8 +216,18 @@ pub struct OpenConnection(Arc<Endpoint>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
         self.0.closed.notify_one();
+    }
+}
+
+/// Somebody who waits for a connection to close, until it is dropped.
+#[derive(Debug)]
+pub struct WantedConnection(Arc<Endpoint>);
+
+impl Drop for WantedConnection {
+    fn drop(&mut self) {
+        self.0.wanted.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -148,11 +241,12 @@ impl Drop for IdleConnection {
     }
 }
 
-/// Adds one unless `max` is reached; exact over all threads.
+/// Adds one unless `max` is reached; exact over all threads. In one order with [`Queue`], whose
+/// waiters must not miss a place that is given back.
 pub(super) fn try_increment(count: &AtomicUsize, max: usize) -> bool {
-    if count.fetch_add(1, Ordering::Relaxed) < max {
+    if count.fetch_add(1, Ordering::SeqCst) < max {
         return true;
     }
-    count.fetch_sub(1, Ordering::Relaxed);
+    count.fetch_sub(1, Ordering::SeqCst);
     false
 }

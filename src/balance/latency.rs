@@ -44,6 +44,13 @@ impl Latency {
         });
     }
 
+    /// A sample that is only a lower bound: it may raise the average, never lower it.
+    pub(super) fn observe_at_least(&self, sample: Duration, now_millis: u32) {
+        if self.nanos(now_millis).is_none_or(|average| sample.as_nanos() as f32 > average) {
+            self.observe(sample, now_millis);
+        }
+    }
+
     /// The decayed average in nanoseconds; `None` before the first sample.
     pub(super) fn nanos(&self, now_millis: u32) -> Option<f32> {
         let packed = self.0.load(Ordering::Relaxed);

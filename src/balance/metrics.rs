@@ -1,7 +1,7 @@
 //! What a pool counts, and its Prometheus series.
 
 use super::pool::{Pool, process_millis};
-use super::standing::Availability;
+use super::standing::{Availability, Circuit};
 use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, Exposition, Histogram};
 
@@ -14,6 +14,41 @@ pub struct PoolStats {
     pub connect: Histogram,
     pub retries: [Counter; RetryReason::ALL.len()],
     pub retry_budget_exhausted: Counter,
+    /// Second tries that answered before the first.
+    pub hedges_won: Counter,
+    /// Requests that found the queue full.
+    pub queue_full: Counter,
+    /// Requests that waited in vain.
+    pub queue_timeout: Counter,
+    /// Requests without what the pool hashes on.
+    pub hash_fallbacks: Counter,
+    pub sticky: [Counter; StickyResult::ALL.len()],
+}
+
+/// What became of the cookie that keeps a client at its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StickyResult {
+    /// The endpoint that it names answered.
+    Kept,
+    /// That one could not be used.
+    Moved,
+    /// There was none.
+    New,
+    /// It names no endpoint of the pool.
+    Ignored,
+}
+
+impl StickyResult {
+    pub const ALL: [Self; 4] = [Self::Kept, Self::Moved, Self::New, Self::Ignored];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Moved => "moved",
+            Self::New => "new",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 /// Why a request was tried again.
@@ -27,10 +62,13 @@ pub enum RetryReason {
     Reset,
     /// A status of `retry.on`.
     Status,
+    /// A try beside one that takes long.
+    Hedge,
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 4] = [Self::Connect, Self::NeverWritten, Self::Reset, Self::Status];
+    pub const ALL: [Self; 5] =
+        [Self::Connect, Self::NeverWritten, Self::Reset, Self::Status, Self::Hedge];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,6 +76,7 @@ impl RetryReason {
             Self::NeverWritten => "never_written",
             Self::Reset => "reset",
             Self::Status => "status",
+            Self::Hedge => "hedge",
         }
     }
 }
@@ -64,7 +103,40 @@ impl Pool {
         }
         out.counter("headwater_retry_budget_exhausted_total", "Retries that the budget refused.")
             .series(&pool, self.stats.retry_budget_exhausted.value() as f64);
+        out.counter("headwater_hedges_won_total", "Second tries that answered before the first.")
+            .series(&pool, self.stats.hedges_won.value() as f64);
+        self.collect_queue(out);
+        self.collect_affinity(out);
         self.collect_endpoints(out);
+    }
+
+    fn collect_queue(&self, out: &mut Exposition) {
+        let pool = ("pool", &*self.name);
+        out.gauge("headwater_queue_length", "Requests that wait for a place on an endpoint.")
+            .series(&[pool], self.queue_len() as f64);
+        let rejected = [("full", &self.stats.queue_full), ("timeout", &self.stats.queue_timeout)];
+        for (reason, count) in rejected {
+            out.counter("headwater_queue_rejected_total", "Requests for which there was no place.")
+                .series(&[pool, ("reason", reason)], count.value() as f64);
+        }
+        let panic = self.candidates(std::time::Instant::now()).panic;
+        out.gauge("headwater_pool_panic", "1 while endpoints are used that are out.")
+            .series(&[pool], f64::from(u8::from(panic)));
+    }
+
+    fn collect_affinity(&self, out: &mut Exposition) {
+        let pool = ("pool", &*self.name);
+        if self.hash_on().is_some() {
+            out.counter("headwater_hash_fallbacks_total", "Requests without what is hashed on.")
+                .series(&[pool], self.stats.hash_fallbacks.value() as f64);
+        }
+        if self.sticky().is_some() {
+            for result in StickyResult::ALL {
+                let count = self.stats.sticky[result as usize].value() as f64;
+                out.counter("headwater_sticky_requests_total", "Requests, by their cookie.")
+                    .series(&[pool, ("result", result.as_str())], count);
+            }
+        }
     }
 
     fn collect_endpoints(&self, out: &mut Exposition) {
@@ -77,10 +149,16 @@ impl Pool {
             open += endpoint.connections_open();
             idle += endpoint.connections_idle();
             let labels = [("pool", &*self.name), ("endpoint", &*endpoint.label)];
-            let usable = endpoint.is_resolved()
-                && endpoint.standing().availability(now) == Availability::Usable;
+            let usable =
+                endpoint.is_resolved() && endpoint.availability(now) == Availability::Usable;
             out.gauge("headwater_endpoint_healthy", "1 while the endpoint is usable.")
                 .series(&labels, f64::from(u8::from(usable)));
+            let is_open = endpoint.circuit(now) != Circuit::Closed;
+            let at_limit = self.is_at_limit(endpoint);
+            out.gauge("headwater_endpoint_circuit_open", "1 while failures keep requests away.")
+                .series(&labels, f64::from(u8::from(is_open)));
+            out.gauge("headwater_endpoint_at_limit", "1 while requests would have to wait for it.")
+                .series(&labels, f64::from(u8::from(at_limit)));
             out.gauge(
                 "headwater_endpoint_requests_in_flight",
                 "Requests that wait for the endpoint or stream from it.",

@@ -4,21 +4,53 @@
 //! as [`Candidates`] and hands out [`Lease`]s. Facts come in as calls (`connect_failed`,
 //! `responded`, `probed`); nothing here opens a socket, awaits or reads the clock, except that a
 //! lease counts itself down in `Drop`. Names of endpoints are resolved elsewhere.
+//!
+//! A pick reads what all workers read, and writes only where all must agree: the count of the
+//! endpoint's requests, which has a limit, and the cursor of policies whose windows are exact.
 
-mod budget;
+// Policies: each chooses among candidates.
+mod ewma;
+mod hash;
+mod least_requests;
+mod sequence;
+
+// Who is a candidate, and with which weight.
 mod candidates;
+mod slow_start;
+mod standing;
+mod zones;
+
+// What is known of an endpoint.
 mod endpoint;
 mod latency;
+mod outlier;
+mod quantile;
+
+// The pool, in the order of its use.
+mod facts;
 mod metrics;
+mod pick;
 mod pool;
+mod shared;
+
+mod budget;
 mod queue;
 mod rng;
-mod standing;
+mod split;
+mod sticky;
+#[cfg(test)]
+mod testing;
 
 pub use candidates::{Candidates, Member};
-pub use endpoint::{Endpoint, EndpointStats, IdleConnection, OpenConnection};
-pub use metrics::{PoolStats, RetryReason};
-pub use pool::{Lease, Pick, Pool, process_millis};
+pub use endpoint::{
+    Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,
+};
+pub use hash::key as hash_key;
+pub use metrics::{PoolStats, RetryReason, StickyResult};
+pub use outlier::Reason;
+pub use pick::{Lease, Pick, Wish};
+pub use pool::{Pool, Previous, process_millis};
 pub use queue::{Place, QueueFull};
 pub use rng::Rng;
-pub use standing::{Availability, Standing, Verdict};
+pub use split::Split;
+pub use standing::{Availability, Circuit, Standing, Verdict};

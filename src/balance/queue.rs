@@ -1,7 +1,8 @@
 //! Requests of a pool that wait for a place, first come first served.
 //!
 //! Only the front waiter picks, whatever worker it is on; whoever gives a place back wakes it. A
-//! waiter that leaves for any reason drops its [`Place`] and wakes the next one.
+//! waiter that leaves for any reason drops its [`Place`] and wakes the next one. The queue lives
+//! as long as the pool's name: a reload lets nobody in before those who wait.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ pub struct QueueFull;
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.len.load(Ordering::Acquire)
+        self.len.load(Ordering::SeqCst)
     }
 
     /// Takes the last place, unless `max` are taken.
@@ -34,7 +35,7 @@ impl Queue {
         }
         let turn = Arc::new(Notify::new());
         waiters.push_back(turn.clone());
-        self.len.store(waiters.len(), Ordering::Release);
+        self.len.store(waiters.len(), Ordering::SeqCst);
         Ok(turn)
     }
 
@@ -46,8 +47,11 @@ impl Queue {
     /// Gives a place up and lets the new front try.
     fn leave(&self, turn: &Arc<Notify>) {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        waiters.retain(|waiter| !Arc::ptr_eq(waiter, turn));
-        self.len.store(waiters.len(), Ordering::Release);
+        match waiters.front() {
+            Some(front) if Arc::ptr_eq(front, turn) => drop(waiters.pop_front()),
+            _ => waiters.retain(|waiter| !Arc::ptr_eq(waiter, turn)),
+        }
+        self.len.store(waiters.len(), Ordering::SeqCst);
         if let Some(front) = waiters.front() {
             front.notify_one();
         }
@@ -68,18 +72,18 @@ impl Queue {
 /// A place in the queue of a pool, given up when dropped.
 #[derive(Debug)]
 pub struct Place {
-    pool: Arc<super::Pool>,
+    queue: Arc<Queue>,
     turn: Arc<Notify>,
 }
 
 impl Place {
-    pub(super) fn new(pool: Arc<super::Pool>, turn: Arc<Notify>) -> Self {
-        Self { pool, turn }
+    pub(super) fn new(queue: Arc<Queue>, turn: Arc<Notify>) -> Self {
+        Self { queue, turn }
     }
 
     /// Whether it is this waiter's turn to pick.
     pub fn is_front(&self) -> bool {
-        self.pool.queue.is_front(&self.turn)
+        self.queue.is_front(&self.turn)
     }
 
     /// Resolves when a pick may have become possible.
@@ -90,7 +94,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.queue.leave(&self.turn);
+        self.queue.leave(&self.turn);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::outlier::Reason;
 use crate::config::model;
 
 /// The first set-aside after a failed connect; each further failure doubles it.
@@ -25,6 +26,8 @@ pub struct Standing {
     ejection: Option<Ejection>,
     /// Ejections that still lengthen the next one.
     ejections: u32,
+    /// Since when it has been usable without a break, as far as anybody looked.
+    ready_since: Option<Instant>,
 }
 
 /// What the active probes say.
@@ -51,6 +54,7 @@ struct Aside {
 struct Ejection {
     until: Instant,
     length: Duration,
+    reason: Reason,
 }
 
 /// Why an endpoint is not simply usable; the first that applies.
@@ -63,6 +67,9 @@ pub enum Availability {
     Trial,
     Ejected,
     Unhealthy,
+    /// Taken out by hand; nothing but a hand brings it back.
+    Draining,
+    Down,
 }
 
 impl Availability {
@@ -72,6 +79,33 @@ impl Availability {
             Self::Aside | Self::Trial => "set_aside",
             Self::Ejected => "ejected",
             Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether somebody decided it.
+    pub(super) fn is_by_hand(self) -> bool {
+        matches!(self, Self::Draining | Self::Down)
+    }
+}
+
+/// An endpoint as a circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circuit {
+    Closed,
+    /// One request tries whether it is back.
+    HalfOpen,
+    /// Its failures keep requests away.
+    Open,
+}
+
+impl Circuit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
         }
     }
 }
@@ -89,7 +123,25 @@ impl Verdict {
 
 impl Standing {
     pub fn new(verdict: Verdict) -> Self {
-        Self { verdict, contradictions: 0, aside: None, ejection: None, ejections: 0 }
+        Self {
+            verdict,
+            contradictions: 0,
+            aside: None,
+            ejection: None,
+            ejections: 0,
+            ready_since: None,
+        }
+    }
+
+    /// It has been there all along, such as the endpoints of a process that starts.
+    pub(super) fn set_ready_since(&mut self, since: Instant) {
+        self.ready_since = Some(since);
+    }
+
+    /// Since when it has been usable, given that it is now, or is not.
+    pub(super) fn ready_since(&mut self, is_usable: bool, now: Instant) -> Option<Instant> {
+        self.ready_since = is_usable.then(|| self.ready_since.unwrap_or(now));
+        self.ready_since
     }
 
     pub fn verdict(&self) -> &Verdict {
@@ -113,6 +165,16 @@ impl Standing {
         }
     }
 
+    /// What requests have made of it; probes have no part in it.
+    pub fn circuit(&self, now: Instant) -> Circuit {
+        match self.aside {
+            Some(aside) if aside.trial => Circuit::HalfOpen,
+            Some(_) => Circuit::Open,
+            None if self.ejection_left(now).is_some() => Circuit::Open,
+            None => Circuit::Closed,
+        }
+    }
+
     /// When time alone changes the availability next.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         let aside = self.aside.filter(|aside| !aside.trial).map(|aside| aside.until);
@@ -120,9 +182,13 @@ impl Standing {
         [aside, ejection].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    /// A probe succeeded. It ends a set-aside; the verdict turns by `healthy_after`.
-    pub fn probe_succeeded(&mut self, health: &model::Health) {
+    /// A probe succeeded. It ends a set-aside and halves what is left of an ejection; the verdict
+    /// turns by `healthy_after`.
+    pub fn probe_succeeded(&mut self, health: &model::Health, now: Instant) {
         self.aside = None;
+        if let Some(ejection) = &mut self.ejection {
+            ejection.until -= ejection.until.saturating_duration_since(now) / 2;
+        }
         match self.verdict {
             Verdict::Unknown | Verdict::Awaited => self.turn(Verdict::Healthy),
             Verdict::Healthy => self.contradictions = 0,
@@ -198,7 +264,7 @@ impl Standing {
     }
 
     /// Takes the endpoint out for a time that grows with every ejection.
-    pub fn eject(&mut self, now: Instant, base: Duration) {
+    pub fn eject(&mut self, now: Instant, base: Duration, reason: Reason) {
         if let Some(last) = self.ejection {
             // One step is forgotten for each `base` that passed without an ejection.
             let quiet = now.saturating_duration_since(last.until);
@@ -208,7 +274,12 @@ impl Standing {
         }
         self.ejections = (self.ejections + 1).min(EJECTION_MULTIPLE_MAX);
         let length = base * self.ejections;
-        self.ejection = Some(Ejection { until: now + length, length });
+        self.ejection = Some(Ejection { until: now + length, length, reason });
+    }
+
+    /// Why it was ejected last.
+    pub fn ejection_reason(&self) -> Option<Reason> {
+        self.ejection.map(|ejection| ejection.reason)
     }
 
     /// How much of an ejection is left, and how long it is in all.
@@ -241,7 +312,7 @@ mod tests {
 
         let mut awaited = Standing::new(Verdict::Awaited);
         assert_eq!(awaited.availability(Instant::now()), Availability::Unhealthy);
-        awaited.probe_succeeded(&health(2, 3));
+        awaited.probe_succeeded(&health(2, 3), Instant::now());
         assert_eq!(awaited.verdict(), &Verdict::Healthy);
     }
 
@@ -249,18 +320,18 @@ mod tests {
     fn later_probes_decide_by_their_number_in_a_row() {
         let health = health(2, 3);
         let mut standing = Standing::new(Verdict::Unknown);
-        standing.probe_succeeded(&health);
+        standing.probe_succeeded(&health, Instant::now());
         standing.probe_failed(&health, "a".into());
         standing.probe_failed(&health, "b".into());
-        standing.probe_succeeded(&health);
+        standing.probe_succeeded(&health, Instant::now());
         standing.probe_failed(&health, "c".into());
         standing.probe_failed(&health, "d".into());
         assert_eq!(standing.verdict(), &Verdict::Healthy);
         standing.probe_failed(&health, "e".into());
         assert_eq!(standing.verdict(), &Verdict::Unhealthy("e".into()));
-        standing.probe_succeeded(&health);
+        standing.probe_succeeded(&health, Instant::now());
         assert_eq!(standing.verdict(), &Verdict::Unhealthy("e".into()));
-        standing.probe_succeeded(&health);
+        standing.probe_succeeded(&health, Instant::now());
         assert_eq!(standing.verdict(), &Verdict::Healthy);
     }
 
@@ -292,13 +363,16 @@ mod tests {
         let now = Instant::now();
         let mut standing = Standing::new(Verdict::Unknown);
         standing.connect_failed(now);
+        assert_eq!(standing.circuit(now), Circuit::Open);
         assert!(!standing.begin_trial(now));
         let due = now + ASIDE_MIN;
         assert_eq!(standing.availability(due), Availability::Trial);
         assert!(standing.begin_trial(due));
         assert!(!standing.begin_trial(due));
         assert_eq!(standing.availability(due), Availability::Aside);
+        assert_eq!(standing.circuit(due), Circuit::HalfOpen);
         standing.connect_succeeded();
+        assert_eq!(standing.circuit(due), Circuit::Closed);
         assert_eq!(standing.availability(due), Availability::Usable);
     }
 
@@ -319,14 +393,40 @@ mod tests {
         let mut standing = Standing::new(Verdict::Unknown);
         let mut lengths = Vec::new();
         for _ in 0..3 {
-            standing.eject(now, base);
+            standing.eject(now, base, Reason::Failures);
             let (left, _) = standing.ejection_left(now).expect("ejected");
             lengths.push(left.as_secs());
             now += left;
             assert_eq!(standing.availability(now), Availability::Usable);
         }
         assert_eq!(lengths, [30, 60, 90]);
-        standing.eject(now + base * 3, base);
+        standing.eject(now + base * 3, base, Reason::Failures);
         assert_eq!(standing.ejection_left(now + base * 3).map(|(left, _)| left), Some(base));
+    }
+
+    #[test]
+    fn every_good_probe_halves_what_is_left_of_an_ejection() {
+        let (now, base) = (Instant::now(), Duration::from_secs(40));
+        let mut standing = Standing::new(Verdict::Healthy);
+        standing.eject(now, base, Reason::Slow);
+        let mut left = Vec::new();
+        for probe in 1..=3 {
+            let at = now + Duration::from_secs(4 * probe);
+            standing.probe_succeeded(&health(2, 3), at);
+            left.push(standing.ejection_left(at).map_or(0, |(left, _)| left.as_secs()));
+        }
+        assert_eq!(left, [18, 7, 1]);
+        assert_eq!(standing.availability(now + Duration::from_secs(14)), Availability::Usable);
+        assert_eq!(standing.ejection_reason(), Some(Reason::Slow));
+    }
+
+    #[test]
+    fn being_ready_begins_anew_with_every_break() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(9));
+        let mut standing = Standing::new(Verdict::Healthy);
+        assert_eq!(standing.ready_since(true, now), Some(now));
+        assert_eq!(standing.ready_since(true, later), Some(now));
+        assert_eq!(standing.ready_since(false, later), None);
+        assert_eq!(standing.ready_since(true, later), Some(later));
     }
 }

@@ -217,7 +217,8 @@ mod tests {
     fn a_key_like_no_other_gets_the_list() {
         let shown = diagnostics_of("[process]\ncolour = \"red\"");
         assert!(
-            shown.contains("help: the keys here are drain_timeout, shutdown_delay, workers\n"),
+            shown
+                .contains("help: the keys here are drain_timeout, shutdown_delay, workers, zone\n"),
             "{shown}"
         );
     }

@@ -14,6 +14,7 @@ use super::model::{
     AccessFormat, AccessLog, AccessTarget, Admin, BindAddress, Cache, Located, Log, LogFormat,
     Name, Process, Secret,
 };
+use super::pool;
 use super::reader::Table;
 use super::suggest;
 use super::template;
@@ -39,6 +40,7 @@ pub(super) fn process(table: Table<'_>) -> Process {
         workers: table.read("workers", workers).unwrap_or_else(host::cpus),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(25), &DELAY),
         shutdown_delay: table.duration("shutdown_delay", Duration::ZERO, &DELAY),
+        zone: table.read("zone", pool::zone).flatten(),
     };
     table.finish();
     process

@@ -11,7 +11,8 @@
 //! sections             the tables of all files, joined
 //! reader, value        typed questions to a tree; context gathers the answers' problems
 //! units, address, path, template, interpolate    text → values
-//! globals, listener, pool, route, edits          one section each: table → model
+//! globals, listener, pool, route                 one section each: table → model
+//! balancing, split, edits                        parts of pools and routes
 //! validate             what concerns the whole
 //! describe             model → JSON for the admin API
 //! ```
@@ -19,6 +20,7 @@
 //! Deliberately absent: serde (it stops at the first error), any runtime type, and watching.
 
 mod address;
+mod balancing;
 mod context;
 pub mod describe;
 pub mod diagnostics;
@@ -35,6 +37,7 @@ mod reader;
 mod route;
 mod route_cache;
 mod sections;
+mod split;
 mod suggest;
 mod syntax;
 mod template;
@@ -284,6 +287,7 @@ pool = "app"
                 workers: host::cpus(),
                 drain_timeout: seconds(25),
                 shutdown_delay: Duration::ZERO,
+                zone: None,
             }
         );
         let admin = config.admin.unwrap();
@@ -354,6 +358,7 @@ pool = "app"
             address: Address::Socket(text.parse().unwrap()),
             weight: 1,
             backup: false,
+            zone: None,
         };
         assert_eq!(
             *pool,
@@ -365,8 +370,16 @@ pool = "app"
                 ]),
                 tls: None,
                 balance: Balance::Ewma,
+                sticky: None,
+                slow_start: Duration::ZERO,
+                panic_below: 0.5,
                 health: None,
-                outlier: Some(Outlier { failures: 5, eject_for: seconds(30), eject_max: 0.5 }),
+                outlier: Some(Outlier {
+                    failures: 5,
+                    eject_for: seconds(30),
+                    eject_max: 0.5,
+                    slow_factor: Some(5),
+                }),
                 limits: PoolLimits {
                     connections_max: 1024,
                     requests_max: 4096,
@@ -380,6 +393,7 @@ pool = "app"
                     on_reset: true,
                     on_statuses: StatusSet(vec![(502, 504)]),
                     budget: 0.2,
+                    hedge_after: None,
                 }),
                 timeouts: PoolTimeouts {
                     connect: seconds(1),
@@ -387,6 +401,7 @@ pool = "app"
                     idle: seconds(30),
                     total: None,
                     tunnel: Duration::from_secs(3600),
+                    announce: false,
                 },
                 keepalive: seconds(60),
             }
@@ -411,6 +426,7 @@ pool = "app"
                 response_headers: HeaderEdits::default(),
                 timeout: None,
                 body_bytes_max: 100 << 20,
+                mirror: None,
                 compress: true,
                 websocket: true,
                 cache: Some(Arc::new(RouteCache::default())),

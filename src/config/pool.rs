@@ -7,31 +7,44 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 
 use super::address;
+use super::balancing::{self, switch};
 use super::diagnostics::{Invalid, Span};
 use super::listener::TIMEOUT;
 use super::model::{
-    Address, Balance, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Outlier, Pool,
-    PoolLimits, PoolSource, PoolTimeouts, Probe, Retry, StatusSet, UpstreamTls,
+    Address, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Pool, PoolLimits,
+    PoolSource, PoolTimeouts, Probe, StatusSet, UpstreamTls,
 };
 use super::path;
 use super::reader::Table;
+use super::sections::check_name;
 use super::value::Value;
 
 const WEIGHT: RangeInclusive<i64> = 1..=1000;
 const PORT: RangeInclusive<i64> = 1..=65_535;
-const ATTEMPTS: RangeInclusive<i64> = 1..=10;
 /// Of counters of things in a row.
-const IN_A_ROW: RangeInclusive<i64> = 1..=1000;
+pub(super) const IN_A_ROW: RangeInclusive<i64> = 1..=1000;
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
 const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
 /// Zero turns the queue, or the keeping of idle connections, off.
 const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
 const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
-const FAILED_STATUSES: RangeInclusive<u16> = 400..=599;
 
 /// Keys of a pool that connects; a pool of files has no use for them.
-const CONNECTING: [&str; 9] =
-    ["protocol", "tls", "balance", "health", "outlier", "limits", "retry", "timeouts", "keepalive"];
+const CONNECTING: [&str; 13] = [
+    "protocol",
+    "tls",
+    "balance",
+    "hash_on",
+    "sticky",
+    "slow_start",
+    "health",
+    "outlier",
+    "panic_below",
+    "limits",
+    "retry",
+    "timeouts",
+    "keepalive",
+];
 
 /// `None` when its source is missing or wrong.
 pub(super) fn read(name: Name, table: Table<'_>) -> Option<Pool> {
@@ -44,20 +57,18 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
     let source = source(table);
     let protocols = [("h1", ())];
     let _only_one = table.read("protocol", |value| value.one_of(&protocols));
-    let balances = [
-        ("ewma", Balance::Ewma),
-        ("round_robin", Balance::RoundRobin),
-        ("least_requests", Balance::LeastRequests),
-    ];
     let tls = table.read("tls", Value::table).map(|tls| upstream_tls(tls, source.as_ref()));
     let pool = Pool {
         name,
         tls: tls.flatten(),
-        balance: table.read("balance", |value| value.one_of(&balances)).unwrap_or(Balance::Ewma),
+        balance: balancing::balance(table),
+        sticky: table.read("sticky", |value| value.table().and_then(balancing::sticky)),
+        slow_start: table.duration("slow_start", Duration::ZERO, &balancing::SLOW_START),
+        panic_below: table.percentage("panic_below", 0.5),
         health: table.read("health", |value| value.table().and_then(health)),
-        outlier: switch(table, "outlier", outlier),
+        outlier: switch(table, "outlier", balancing::outlier),
         limits: limits(table.table("limits")),
-        retry: switch(table, "retry", retry),
+        retry: switch(table, "retry", balancing::retry),
         timeouts: timeouts(table.table("timeouts")),
         keepalive: table.duration("keepalive", Duration::from_secs(60), &TIMEOUT),
         // Last, so that all else has been read and reported by then.
@@ -70,18 +81,6 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         }
     }
     Some(pool)
-}
-
-/// `false` is off, `true` and absence are the defaults, a table changes some of them.
-fn switch<T>(table: &Table<'_>, key: &'static str, read: impl Fn(Table<'_>) -> T) -> Option<T> {
-    let Some(value) = table.value(key) else {
-        return Some(read(table.table(key)));
-    };
-    if value.is_table() {
-        return value.table().map(read);
-    }
-    // A wrong value is reported, and the default stands in.
-    value.boolean().unwrap_or(true).then(|| read(value.default_table()))
 }
 
 fn source(table: &Table<'_>) -> Option<PoolSource> {
@@ -133,7 +132,7 @@ fn endpoints(value: &Value<'_>) -> Option<Vec<EndpointSpec>> {
             item.table().and_then(endpoint)
         } else {
             let address = address_of(item)?;
-            Some(EndpointSpec { address, weight: 1, backup: false })
+            Some(EndpointSpec { address, weight: 1, backup: false, zone: None })
         }?;
         if let Some(first) = seen.insert(endpoint.address.clone(), item.span) {
             let twice = item.error(&format!("{} is named twice", endpoint.address));
@@ -152,8 +151,19 @@ fn endpoint(table: Table<'_>) -> Option<EndpointSpec> {
         table.required("address", "\"10.0.0.1:8080\"").and_then(|value| address_of(&value));
     let weight = table.integer("weight", 1, &WEIGHT);
     let backup = table.boolean("backup", false);
+    let zone = table.read("zone", |value| zone(value).flatten());
     table.finish();
-    Some(EndpointSpec { address: address?, weight, backup })
+    Some(EndpointSpec { address: address?, weight, backup, zone })
+}
+
+/// The name of a zone; an empty one, as of a variable that is not set, is none.
+pub(super) fn zone(value: &Value<'_>) -> Option<Option<Name>> {
+    value.parse("the name of a zone", "\"eu-1a\"", |text| {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        check_name(text).map(|()| Some(text.into()))
+    })
 }
 
 fn address_of(value: &Value<'_>) -> Option<Address> {
@@ -239,16 +249,6 @@ fn method(value: &Value<'_>) -> Option<Method> {
     })
 }
 
-fn outlier(table: Table<'_>) -> Outlier {
-    let outlier = Outlier {
-        failures: table.integer("failures", 5, &IN_A_ROW),
-        eject_for: table.duration("eject_for", Duration::from_secs(30), &TIMEOUT),
-        eject_max: table.percentage("eject_max", 0.5),
-    };
-    table.finish();
-    outlier
-}
-
 fn limits(table: Table<'_>) -> PoolLimits {
     let limits = PoolLimits {
         connections_max: table.integer("connections", 1024, &CONNECTIONS),
@@ -261,48 +261,6 @@ fn limits(table: Table<'_>) -> PoolLimits {
     limits
 }
 
-#[derive(Clone, Copy)]
-enum Cause {
-    Connect,
-    Reset,
-    Statuses(u16, u16),
-}
-
-fn retry(table: Table<'_>) -> Retry {
-    let causes = table.read("on", |value| value.list("[\"connect\", \"503\"]", |item| cause(item)));
-    let on =
-        causes.unwrap_or_else(|| vec![Cause::Connect, Cause::Reset, Cause::Statuses(502, 504)]);
-    let statuses = on.iter().filter_map(|cause| match cause {
-        Cause::Statuses(low, high) => Some((*low, *high)),
-        _ => None,
-    });
-    let retry = Retry {
-        attempts: table.integer("attempts", 2, &ATTEMPTS),
-        on_connect: on.iter().any(|cause| matches!(cause, Cause::Connect)),
-        on_reset: on.iter().any(|cause| matches!(cause, Cause::Reset)),
-        on_statuses: StatusSet(statuses.collect()),
-        budget: table.percentage("budget", 0.2),
-    };
-    table.finish();
-    retry
-}
-
-fn cause(value: &Value<'_>) -> Option<Cause> {
-    if value.is_string() {
-        return value.parse("a cause", "\"connect\"", |text| match text {
-            "connect" => Ok(Cause::Connect),
-            "reset" => Ok(Cause::Reset),
-            _ => super::units::statuses(text, &FAILED_STATUSES)
-                .map(|(low, high)| Cause::Statuses(low, high))
-                .map_err(|_| {
-                    Invalid::new(format!("{text:?} is no cause for a retry"))
-                        .help("write \"connect\", \"reset\" or a status from 400 to 599")
-                }),
-        });
-    }
-    value.status_range(&FAILED_STATUSES).map(|(low, high)| Cause::Statuses(low, high))
-}
-
 fn timeouts(table: Table<'_>) -> PoolTimeouts {
     let timeout = |key, seconds| table.duration(key, Duration::from_secs(seconds), &TIMEOUT);
     let timeouts = PoolTimeouts {
@@ -311,6 +269,7 @@ fn timeouts(table: Table<'_>) -> PoolTimeouts {
         idle: timeout("idle", 30),
         total: table.read("total", |value| value.duration(&TIMEOUT)),
         tunnel: timeout("tunnel", 60 * 60),
+        announce: table.boolean("announce", false),
     };
     table.finish();
     timeouts
@@ -346,7 +305,7 @@ mod tests {
             ("[80]", "must be an address, not an integer"),
             ("[{ weight = 2 }]", "`pool.app.endpoints.address` is missing"),
             ("[{ address = \"a:1\", weight = 0 }]", "it must be from 1 to 1000"),
-            ("[{ address = \"a:1\", zone = \"x\" }]", "unknown key `zone` in [pool.app.endpoints]"),
+            ("[{ address = \"a:1\", zone = \"x y\" }]", "has white space in it"),
         ] {
             let shown = diagnostics_of(&format!("[pool.app]\nendpoints = {endpoints}"));
             assert!(shown.contains(message), "{shown}");
@@ -413,12 +372,7 @@ mod tests {
             shown.contains("\"h2\" is not a value of this key\n  help: write `h1`\n"),
             "{shown}"
         );
-        let shown = said("balance = \"hash\"");
-        assert!(shown.contains("help: write `ewma`, `round_robin` or `least_requests`"), "{shown}");
         assert!(said("timeouts.tunnel = \"2h\"").is_empty());
-        for line in ["panic_below = \"50%\"", "slow_start = \"1s\""] {
-            assert!(said(line).contains("unknown key"), "{line}");
-        }
         for key in ["grpc = \"x\"", "body_contains = \"x\""] {
             let shown = said(&format!("health = {{ path = \"/\", {key} }}"));
             assert!(shown.contains("unknown key"), "{shown}");
@@ -448,29 +402,6 @@ mod tests {
         ] {
             let shown = said(&format!("health = {health}"));
             assert!(shown.contains(message), "{health}: {shown}");
-        }
-    }
-
-    #[test]
-    fn outlier_and_retry_can_be_off_or_changed() {
-        let off = pool("outlier = false\nretry = false");
-        assert_eq!((off.outlier, off.retry), (None, None));
-        assert_eq!(pool("outlier = true\nretry = true"), pool(""));
-        let changed = pool("outlier.failures = 2\nretry = { attempts = 3, on = [\"reset\", 503] }");
-        assert_eq!(changed.outlier.unwrap().failures, 2);
-        let retry = changed.retry.unwrap();
-        assert_eq!((retry.attempts, retry.on_connect, retry.on_reset), (3, false, true));
-        assert_eq!(retry.on_statuses.0, [(503, 503)]);
-        for (line, message) in [
-            ("retry = 3", "`pool.app.retry` must be true or false, not an integer"),
-            ("retry.attempts = 11", "it must be from 1 to 10"),
-            ("retry.on = [\"timeout\"]", "\"timeout\" is no cause for a retry"),
-            ("retry.on = [200]", "no status or range of statuses"),
-            ("retry.budget = 0.2", "must be a percentage, not a decimal number"),
-            ("outlier.eject_max = \"150%\"", "is not a percentage"),
-        ] {
-            let shown = said(line);
-            assert!(shown.contains(message), "{line}: {shown}");
         }
     }
 

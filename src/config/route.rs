@@ -20,6 +20,7 @@ use super::path;
 use super::reader::Table;
 use super::route_cache;
 use super::sections::check_name;
+use super::split;
 use super::template;
 use super::value::Value;
 
@@ -32,7 +33,7 @@ const STATUS: RangeInclusive<i64> = 200..=599;
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// Keys of a route whose requests go to a pool.
-const FORWARDING: [&str; 3] = ["rewrite", "websocket", "cache"];
+const FORWARDING: [&str; 4] = ["rewrite", "mirror", "websocket", "cache"];
 
 /// What was read of one `[[route]]`: its name counts even when nothing else is usable.
 pub(super) struct Reading {
@@ -66,6 +67,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let body_bytes_max = table.size("body_max", BODY_BYTES_DEFAULT, &BODY_BYTES);
     let compress = table.boolean("compress", true);
     let websocket = table.boolean("websocket", true);
+    let mirror = table.read("mirror", split::mirror);
     let cache = route_cache::read(table);
     // An empty list of the model means all listeners; this route has none.
     let has_none = listeners.as_ref().is_some_and(Vec::is_empty);
@@ -73,7 +75,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         return None;
     }
     let action = action?;
-    let forwards = matches!(action, Action::Pool(_));
+    let forwards = matches!(action, Action::Pool(_) | Action::Split(_));
     if !forwards {
         warn_without_pool(table);
     }
@@ -89,6 +91,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         response_headers,
         timeout,
         body_bytes_max,
+        mirror: mirror.filter(|_| forwards),
         compress,
         websocket,
         cache: cache.filter(|_| forwards).map(Arc::new),
@@ -146,11 +149,12 @@ fn without_repeats<T: PartialEq>(value: &Value<'_>, items: Vec<T>) -> Vec<T> {
 }
 
 fn action(table: &Table<'_>) -> Option<Action> {
-    const HELP: &str = "give a route one of pool = \"app\", redirect = { to = \"…\" } and \
-                        respond = { status = 200 }";
-    let (key, value) = table.exactly_one(&["pool", "redirect", "respond"], HELP)?;
+    const HELP: &str = "give a route one of pool = \"app\", split = [{ pool = \"app\", weight = 1 }], \
+                        redirect = { to = \"…\" } and respond = { status = 200 }";
+    let (key, value) = table.exactly_one(&["pool", "split", "redirect", "respond"], HELP)?;
     match key {
         "pool" => value.reference(Referent::Pool).map(Action::Pool),
+        "split" => split::split(&value).map(Action::Split),
         "redirect" => value.table().and_then(redirect).map(Action::Redirect),
         _ => value.table().map(respond).map(Action::Respond),
     }
@@ -270,12 +274,10 @@ mod tests {
         let shown = diagnostics_of(&without_pool(""));
         assert!(
             shown.contains(
-                "c.toml:1:1: error: [[route]] has none of `pool`, `redirect` or `respond`"
+                "c.toml:1:1: error: [[route]] has none of `pool`, `split`, `redirect` or `respond`"
             ),
             "{shown}"
         );
-        let shown = said("split = []");
-        assert!(shown.contains("unknown key `split`"), "{shown}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::cache::EntrySummary;
 use crate::cache::key::KeyBuffer;
 use crate::cache::key_spec::Asking;
+use crate::config::model;
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
 use crate::route::{Query, host, path, rewrite, template};
@@ -204,7 +205,7 @@ fn route_taken(snapshot: &Snapshot, found: &[Match<'_>], winner: &Match<'_>) -> 
 
 fn action(route: &Route, target: &Target<'_>) -> ActionTaken {
     match &route.action {
-        Action::Forward(backend) => {
+        Action::Forward(_) => {
             let rules = &route.spec.rewrite;
             let mut path_and_query = rewrite::apply(rules, target.path).into_owned();
             if let Some(query) = target.url.query() {
@@ -213,7 +214,7 @@ fn action(route: &Route, target: &Target<'_>) -> ActionTaken {
             }
             let host = rules.host.as_ref().and_then(|host| host.to_str().ok());
             ActionTaken::Forward {
-                pool: backend.spec.name.to_string(),
+                pool: pools(&route.spec.action),
                 host: host.unwrap_or(target.authority).to_owned(),
                 path_and_query,
             }
@@ -233,6 +234,18 @@ fn action(route: &Route, target: &Target<'_>) -> ActionTaken {
             }
         }
         Action::Respond(respond) => ActionTaken::Respond { status: respond.status.as_u16() },
+    }
+}
+
+/// The pool, or those of a split with their shares.
+fn pools(action: &model::Action) -> String {
+    match action {
+        model::Action::Pool(name) => name.to_string(),
+        model::Action::Split(shares) => {
+            let shares = shares.iter().map(|share| format!("{} ({})", share.pool, share.weight));
+            shares.collect::<Vec<_>>().join(" or ")
+        }
+        model::Action::Redirect(_) | model::Action::Respond(_) => String::new(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{REFERER, USER_AGENT};
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::header::{REFERER, SET_COOKIE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::access_log::Record;
@@ -18,6 +18,7 @@ use super::client::ClientConnection;
 use super::forward::Trace;
 use super::local::{Local, SnapshotRef};
 use crate::balance::Endpoint;
+use crate::cache::control::ResponseControl;
 use crate::cache::status::CacheStatus;
 use crate::compress::Coding;
 use crate::config::model::Name;
@@ -53,6 +54,8 @@ pub struct Exchange {
     /// To the first byte of the endpoint's answer.
     pub upstream: Option<Duration>,
     pub attempts: u32,
+    /// What keeps the client at its endpoint.
+    set_cookie: Option<Box<HeaderValue>>,
     pub error: Option<Kind>,
 }
 
@@ -107,6 +110,7 @@ impl Exchange {
             endpoint: None,
             upstream: None,
             attempts: 0,
+            set_cookie: None,
             error: None,
         }
     }
@@ -125,6 +129,17 @@ impl Exchange {
         self.endpoint = trace.endpoint;
         self.upstream = trace.upstream;
         self.attempts = trace.attempts;
+        self.set_cookie = trace.set_cookie;
+    }
+
+    /// Puts the cookie on that keeps the client at its endpoint. Only for an answer that nobody
+    /// else gets, be it from a cache further on.
+    pub(super) fn keep_client(&mut self, headers: &mut HeaderMap) {
+        if let Some(cookie) = self.set_cookie.take()
+            && !may_be_shared(&ResponseControl::of(headers))
+        {
+            headers.append(SET_COOKIE, *cookie);
+        }
     }
 
     pub fn scheme(&self) -> &'static str {
@@ -191,6 +206,13 @@ impl Exchange {
             },
         );
     }
+}
+
+/// Whether an answer says that it is for more than one client for a while.
+fn may_be_shared(control: &ResponseControl) -> bool {
+    let lasts = [control.max_age, control.s_maxage].into_iter().flatten().any(|age| age > 0);
+    let is_own = control.no_store || control.private.is_whole() || control.no_cache.is_whole();
+    (control.public || lasts) && !is_own
 }
 
 impl Drop for Exchange {

@@ -405,6 +405,6 @@ pub(super) fn plain(answer: Answer) -> Result<Response<Body>, Error> {
     match answer {
         Answer::Response(response) => Ok(response),
         // Not asked for on this way.
-        Answer::Upgraded { .. } => Err(Kind::BadResponse.into()),
+        Answer::Upgraded(_) => Err(Kind::BadResponse.into()),
     }
 }

@@ -31,6 +31,8 @@ pub struct Local {
     pub log: AccessLog,
     /// Fetches and other work that outlives the request that began it.
     pub tasks: Tasks,
+    /// What no stop waits for: it is bounded by its own deadlines, and ends with the worker.
+    pub aside: Tasks,
     pub encoders: Rc<Encoders>,
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
@@ -39,6 +41,8 @@ pub struct Local {
     pub background_fetches: Rc<Cell<usize>>,
     /// Fetches whose clients have all left.
     pub abandoned_fetches: Rc<Cell<usize>>,
+    /// Copies of requests under way.
+    pub copies: Rc<Cell<usize>>,
     pub stop: Stop,
     /// What the body of the HTTP/2 stream that is being polled did last.
     stream_event: Cell<Option<StreamEvent>>,
@@ -91,11 +95,13 @@ impl Local {
             rng: Rng::from_entropy(),
             log,
             tasks,
+            aside: Tasks::default(),
             encoders: Rc::default(),
             key: RefCell::default(),
             variant_key: RefCell::default(),
             background_fetches: Rc::default(),
             abandoned_fetches: Rc::default(),
+            copies: Rc::default(),
             stop,
             stream_event: Cell::new(None),
         }

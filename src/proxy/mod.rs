@@ -6,6 +6,8 @@
 //! counted and logged is gathered in the [`Exchange`].
 
 pub mod access_log;
+mod affinity;
+mod attempt;
 mod cached;
 mod caching;
 pub mod client;
@@ -19,16 +21,20 @@ mod fetch_task;
 mod forward;
 mod forwarded;
 mod headers;
+mod hedge;
 mod hex;
 mod invalidate;
 pub mod local;
 mod log_format;
+mod mirror;
 mod outgoing;
 mod partial;
 mod reply;
 mod respond;
 mod retry;
 mod target;
+mod trial;
+mod tries;
 mod tunnel;
 mod whole;
 
@@ -52,7 +58,7 @@ use coding::Choice;
 use deliver::{Asked, Told};
 use exchange::Exchange;
 use fetch::Fetched;
-use forward::{Answer, Trace};
+use forward::{Answer, Trace, Upgraded};
 use local::Local;
 use target::Target;
 use whole::Whole;
@@ -107,7 +113,7 @@ pub fn handle(
     };
     exchange.set_route(index);
     let route = &snapshot.routes[index];
-    let backend = match &route.action {
+    let destination = match &route.action {
         Action::Redirect(redirect) => {
             let location = template::expand(&redirect.to, &deliver::values(&exchange, &asked));
             return now(match respond::redirect(redirect.status, &location) {
@@ -118,7 +124,7 @@ pub fn handle(
         Action::Respond(respond) => {
             return now(deliver::response(exchange, &asked, fixed(respond), None));
         }
-        Action::Forward(backend) => backend.clone(),
+        Action::Forward(destination) => destination,
     };
     if announced_length(&parts).is_some_and(|length| length > route.spec.body_bytes_max) {
         return now(deliver::error(exchange, &parts.headers, Kind::BodyTooLarge));
@@ -128,6 +134,7 @@ pub fn handle(
         Caching::Used => match caching::look_up(local, &exchange, &parts, &target) {
             Found::Stored { entry, stale, refresh: missed } => {
                 if let Some(missed) = missed {
+                    let backend = destination.choose(&parts.headers);
                     caching::refresh(
                         &mut exchange,
                         &parts,
@@ -152,6 +159,7 @@ pub fn handle(
         },
         other => other,
     };
+    let backend = destination.choose(&parts.headers);
     let job = Job { target: target.into_owned(), backend, index, caching };
     Reply::Later(Box::pin(serve(exchange, parts, body, job)))
 }
@@ -229,7 +237,8 @@ async fn serve(
             invalidate::after(&snapshot, &asked, &response);
             from_backend(exchange, &asked, response, told)
         }
-        Ok(Answer::Upgraded { head, tunnel, lease }) => {
+        Ok(Answer::Upgraded(upgraded)) => {
+            let Upgraded { head, tunnel, lease } = *upgraded;
             let idle_max = backend.spec.timeouts.tunnel;
             tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
         }
@@ -239,7 +248,7 @@ async fn serve(
 
 /// Sends a backend's answer; a bare status of a folder gets a page.
 fn from_backend(
-    exchange: Exchange,
+    mut exchange: Exchange,
     asked: &Asked<'_>,
     mut response: Response<Body>,
     told: Option<Told<'_>>,
@@ -249,7 +258,7 @@ fn from_backend(
     let bare = response.status().is_client_error()
         && matches!(response.body(), Body::Empty)
         && exchange.endpoint.is_none();
-    let response = if bare && asked.method != Method::HEAD {
+    let mut response = if bare && asked.method != Method::HEAD {
         let (parts, _) = response.into_parts();
         let text = parts.status.canonical_reason().unwrap_or_default();
         let mut page = respond::page(parts.status, text, asked.headers, &exchange.request_id);
@@ -262,6 +271,7 @@ fn from_backend(
     } else {
         response
     };
+    exchange.keep_client(response.headers_mut());
     deliver::response(exchange, asked, response, told)
 }
 

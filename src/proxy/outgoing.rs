@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
+use http::header::{CONNECTION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::body::Incoming;
@@ -10,10 +10,11 @@ use hyper::body::Incoming;
 use super::coding;
 use super::deliver::Asked;
 use super::exchange::Exchange;
-use super::forward::Outgoing;
+use super::forward::{Asker, Outgoing};
 use super::forwarded::{Hop, forwarded};
 use super::headers;
 use super::target::Target;
+use crate::cookie;
 use crate::error::Kind;
 use crate::route::rewrite;
 use crate::snapshot::Route;
@@ -47,7 +48,25 @@ pub(super) fn outgoing(
         headers,
         upload: exchange.upload.clone(),
         upgrade,
+        asker: asker(exchange, parts, route),
     })
+}
+
+fn asker(exchange: &Exchange, parts: &Parts, route: &Route) -> Option<Box<Asker>> {
+    if !route.minds_asker {
+        return None;
+    }
+    let cookies = if route.own_cookies.is_empty() {
+        Vec::new()
+    } else {
+        parts.headers.get_all(COOKIE).iter().cloned().collect()
+    };
+    Some(Box::new(Asker {
+        ip: exchange.client_ip,
+        is_secure: headers::scheme(&exchange.connection, &parts.headers) == "https",
+        cookies,
+        mirror: route.mirror.clone(),
+    }))
 }
 
 /// The fields as they are forwarded, after the route's edits.
@@ -63,6 +82,9 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
     };
     let mut headers = forwarded(&parts.headers, &hop);
     if let Some(route) = route {
+        for name in &route.own_cookies {
+            cookie::remove(&mut headers, name);
+        }
         if route.spec.compress {
             coding::translate(&mut headers);
         }

@@ -94,6 +94,7 @@ mod tests {
             on_reset: true,
             on_statuses: StatusSet(vec![(502, 504)]),
             budget: 0.2,
+            hedge_after: None,
         }
     }
 

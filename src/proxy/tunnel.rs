@@ -45,6 +45,7 @@ pub(super) fn accept(
     if let Some(protocol) = head.upgrade {
         headers.insert(UPGRADE, protocol);
     }
+    exchange.keep_client(&mut headers);
     exchange.status = Some(head.status);
     let connection = exchange.connection.clone();
     connection.set_tunnel(PendingTunnel { tunnel, exchange, lease, idle_max });

@@ -12,7 +12,7 @@ use http::header::CONTENT_RANGE;
 use http::{Response, StatusCode};
 
 use super::fetch::{self, Plan};
-use super::forward::Outgoing;
+use super::forward::{Asker, Outgoing};
 use super::local::{Local, Place};
 use crate::body::Body;
 use crate::cache::storable::{self, RequestFacts, ResponseFacts};
@@ -39,6 +39,7 @@ impl Whole {
             headers: outgoing.headers.clone(),
             upload: None,
             upgrade: None,
+            asker: Asker::unmirrored(outgoing.asker.as_deref()),
         };
         Some(Self { plan: Plan { ranged: false, ..plan.clone() }, outgoing })
     }

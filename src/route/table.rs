@@ -263,6 +263,7 @@ pub(super) mod tests {
             response_headers: HeaderEdits::default(),
             timeout: None,
             body_bytes_max: 0,
+            mirror: None,
             compress: true,
             websocket: true,
             cache: None,

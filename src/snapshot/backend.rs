@@ -7,9 +7,9 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
 use super::Resources;
-use crate::balance::{Endpoint, Pool};
+use crate::balance::{Endpoint, Pool, Previous};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::model::{self, Address, PoolSource};
+use crate::config::model::{self, Address, Name, PoolSource};
 use crate::files::Folder;
 use crate::tls;
 use crate::upstream::Dialer;
@@ -17,6 +17,8 @@ use crate::upstream::Dialer;
 #[derive(Debug)]
 pub struct Backend {
     pub spec: model::Pool,
+    /// Of this process, when the backend was built.
+    zone: Option<Name>,
     pub kind: Kind,
 }
 
@@ -35,12 +37,13 @@ pub struct Balanced {
 }
 
 impl Backend {
-    pub(super) fn is_built_from(&self, spec: &model::Pool) -> bool {
-        self.spec == *spec
+    pub(super) fn is_built_from(&self, spec: &model::Pool, zone: Option<&Name>) -> bool {
+        self.spec == *spec && self.zone.as_ref() == zone
     }
 
     pub(super) fn build(
         spec: &model::Pool,
+        zone: Option<&Name>,
         previous: Option<&Self>,
         resources: &Resources,
         now: Instant,
@@ -48,13 +51,15 @@ impl Backend {
         let kind = match &spec.source {
             PoolSource::Files(origin) => Kind::Folder(Folder::new(origin, resources.files.clone())),
             PoolSource::Endpoints(endpoints) => {
-                // Connections to another TLS identity are other connections.
-                let previous = previous
-                    .filter(|previous| previous.spec.tls == spec.tls)
-                    .and_then(Self::balanced)
-                    .map(|balanced| &*balanced.pool);
+                let previous = previous.and_then(|backend| {
+                    Some(Previous {
+                        pool: &backend.balanced()?.pool,
+                        // Connections to another TLS identity are other connections.
+                        is_reached_alike: backend.spec.tls == spec.tls,
+                    })
+                });
                 Kind::Balanced(Box::new(Balanced {
-                    pool: Arc::new(Pool::build(spec, endpoints, previous, now)),
+                    pool: Arc::new(Pool::build(spec, endpoints, previous, zone, now)),
                     dialer: Dialer {
                         tls: client_config(spec)?,
                         connect_timeout: spec.timeouts.connect,
@@ -65,7 +70,7 @@ impl Backend {
                 }))
             }
         };
-        Ok(Self { spec: spec.clone(), kind })
+        Ok(Self { spec: spec.clone(), zone: zone.cloned(), kind })
     }
 
     pub fn balanced(&self) -> Option<&Balanced> {

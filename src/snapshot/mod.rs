@@ -21,10 +21,11 @@ use std::time::{Instant, SystemTime};
 pub use backend::{Backend, Balanced, Kind as BackendKind};
 pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
-pub use route::{Action, Route};
+pub use route::{Action, Destination, Mirror, Route};
 use stats::RouteStats;
 pub use via::Via;
 
+use crate::balance::Manual;
 use crate::cache::key_spec::QuerySpec;
 use crate::cache::{Cache, UrlTarget};
 use crate::config::diagnostics::Diagnostic;
@@ -76,6 +77,7 @@ impl Snapshot {
         let backends = build_backends(&config, previous, resources, &mut problems);
         let table = RouteTable::build(&config.routes)
             .map_err(|ties| problems.extend(ties.iter().map(|t| route::describe_tie(&config, t))));
+        problems.extend(route::mirror_problems(&config));
         let ids = stats::listener_count();
         let routes = build_routes(&config, previous, &backends, ids);
         let (Ok(table), Some(routes), true) = (table, routes, problems.is_empty()) else {
@@ -120,13 +122,15 @@ impl Snapshot {
         UrlTarget { host: host.to_owned(), path: path.to_owned(), queries }
     }
 
-    /// The ids of all endpoints.
+    /// The ids of all endpoints to which connections may rest.
     pub fn endpoint_ids(&self) -> HashSet<u64> {
         self.backends
             .values()
             .filter_map(|backend| backend.balanced())
             .flat_map(|balanced| {
-                balanced.pool.members().iter().map(|m| m.endpoint.id).collect::<Vec<_>>()
+                let members = balanced.pool.members();
+                let may_rest = members.iter().filter(|it| it.endpoint.manual() != Manual::Down);
+                may_rest.map(|member| member.endpoint.id).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -182,8 +186,8 @@ fn build_routes(
         .map(|route| (&*route.spec.name, route))
         .collect();
     let build = |spec: &model::Route| {
-        let before = known.get(&*spec.name).map(|route| &*route.stats);
-        Route::new(spec, backends, RouteStats::grown(before, listener_count)).map(Arc::new)
+        let before = known.get(&*spec.name).map(|route| &***route);
+        Route::new(spec, backends, before, listener_count).map(Arc::new)
     };
     config.routes.iter().map(build).collect()
 }
@@ -195,14 +199,15 @@ fn build_backends(
     problems: &mut Vec<Diagnostic>,
 ) -> HashMap<Name, Arc<Backend>> {
     let now = Instant::now();
+    let zone = config.process.zone.as_ref();
     let mut backends = HashMap::new();
     for spec in &config.pools {
         let before = previous.and_then(|snapshot| snapshot.backends.get(&spec.name));
-        if let Some(before) = before.filter(|before| before.is_built_from(spec)) {
+        if let Some(before) = before.filter(|before| before.is_built_from(spec, zone)) {
             backends.insert(spec.name.clone(), before.clone());
             continue;
         }
-        match Backend::build(spec, before.map(|before| &**before), resources, now) {
+        match Backend::build(spec, zone, before.map(|before| &**before), resources, now) {
             Ok(backend) => {
                 backends.insert(spec.name.clone(), Arc::new(backend));
             }

@@ -43,6 +43,30 @@ struct RouteCells {
     response_bytes: AtomicU64,
     cache: [AtomicU64; CacheStatus::ALL.len()],
     coded: [AtomicU64; Coding::ALL.len()],
+    mirrored: [AtomicU64; Mirrored::ALL.len()],
+}
+
+/// What became of the copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirrored {
+    /// The mirror answered, as it liked.
+    Answered,
+    /// There was no answer.
+    Failed,
+    /// It was not sent: too many were under way, or its body was too large or did not come.
+    Dropped,
+}
+
+impl Mirrored {
+    pub const ALL: [Self; 3] = [Self::Answered, Self::Failed, Self::Dropped];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// One finished request.
@@ -85,6 +109,11 @@ impl RouteStats {
         }
     }
 
+    /// Counts the copy of a request.
+    pub fn mirrored(&self, result: Mirrored) {
+        self.cells.local().mirrored[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Requests answered so far.
     pub fn requests(&self) -> u64 {
         Totals::of(self.cells.iter().map(|cells| &cells.duration)).count()
@@ -106,6 +135,9 @@ impl RouteStats {
             }
         }
         let route = [("route", route)];
+        let sum_of = |cell: &dyn Fn(&RouteCells) -> &AtomicU64| -> u64 {
+            self.cells.iter().map(|cells| cell(cells).load(Ordering::Relaxed)).sum()
+        };
         let duration = Totals::of(self.cells.iter().map(|cells| &cells.duration));
         out.histogram(
             "headwater_http_request_duration_seconds",
@@ -127,6 +159,13 @@ impl RouteStats {
                     "Requests of cacheable routes, by what the cache did.",
                 )
                 .series(&[route[0], ("status", status.as_str())], count as f64);
+            }
+        }
+        for result in Mirrored::ALL {
+            let count = sum_of(&|cells| &cells.mirrored[result as usize]);
+            if count > 0 {
+                out.counter("headwater_mirrored_requests_total", "Copies of requests.")
+                    .series(&[route[0], ("result", result.as_str())], count as f64);
             }
         }
         for coding in Coding::ALL {

@@ -24,6 +24,10 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// How often workers are asked for a connection that rests, for the sake of one that was too busy to
+/// be asked.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How connections to the endpoints of one pool are opened.
 #[derive(Debug, Clone)]
 pub struct Dialer {
@@ -57,14 +61,19 @@ impl Dialer {
         endpoint: &Arc<Endpoint>,
         reclaim: &Reclaim,
     ) -> Result<OpenConnection, Error> {
+        if let Some(open) = endpoint.open_connection(self.connections_max) {
+            return Ok(open);
+        }
         let deadline = Instant::now() + self.slot_timeout;
+        let _wanted = endpoint.want_connection();
         loop {
             let freed = endpoint.connection_closed();
             if let Some(open) = endpoint.open_connection(self.connections_max) {
                 return Ok(open);
             }
-            reclaim.ask(endpoint);
-            if timeout_at(deadline, freed).await.is_err() {
+            reclaim.ask(endpoint, self.connections_max);
+            let again = Instant::now() + RECLAIM_INTERVAL;
+            if timeout_at(deadline.min(again), freed).await.is_err() && again >= deadline {
                 return Err(Kind::QueueTimeout.into());
             }
         }

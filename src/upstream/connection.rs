@@ -162,7 +162,8 @@ impl Connection {
             }
             let turn_since = match upload {
                 None => Some(started),
-                Some(upload) => upload.endpoint_has_turn_since(),
+                // What was read for an earlier try says nothing about this endpoint.
+                Some(upload) => upload.endpoint_has_turn_since().map(|turn| turn.max(started)),
             };
             let first_byte = turn_since.map(|since| since + deadlines.first_byte);
             let deadline = [first_byte, deadlines.total].into_iter().flatten().min();

@@ -25,6 +25,9 @@ pub struct Keep {
     pub idle_max: usize,
     /// How long it may rest; zero closes it.
     pub idle_for: Duration,
+    /// Open connections to the endpoint, over all workers: at that many none rests in the way of
+    /// another worker.
+    pub open_max: usize,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,9 @@ impl Connections {
         if keep.idle_for.is_zero() || !connection.rest() {
             return;
         }
+        if connection.endpoint().must_give_way(keep.open_max) {
+            return;
+        }
         let Some(counted) = connection.endpoint().idle_connection(keep.idle_max) else { return };
         let id = connection.endpoint().id;
         let idle = Idle { connection, until: now + keep.idle_for, _counted: counted };
@@ -80,10 +86,12 @@ impl Connections {
         });
     }
 
-    /// Closes the connection to an endpoint that has rested longest.
-    pub fn close_one(&self, endpoint_id: u64) {
-        if let Some(list) = self.idle.borrow_mut().get_mut(&endpoint_id)
-            && !list.is_empty()
+    /// Closes the connection to an endpoint that has rested longest, if another worker has not
+    /// done it by now.
+    pub fn reclaim(&self, claim: Claim) {
+        if let Some(list) = self.idle.borrow_mut().get_mut(&claim.endpoint_id)
+            && let Some(oldest) = list.first()
+            && oldest.connection.endpoint().must_give_way(claim.connections_max)
         {
             list.remove(0);
         }
@@ -102,17 +110,24 @@ impl Connections {
 /// Asks all workers to close a resting connection, when an endpoint's limit is reached by
 /// connections that rest elsewhere.
 #[derive(Debug, Clone, Default)]
-pub struct Reclaim(Arc<[mpsc::Sender<u64>]>);
+pub struct Reclaim(Arc<[mpsc::Sender<Claim>]>);
+
+/// A connection is wanted to an endpoint that has so many.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    endpoint_id: u64,
+    connections_max: usize,
+}
 
 impl Reclaim {
-    pub fn new(workers: Vec<mpsc::Sender<u64>>) -> Self {
+    pub fn new(workers: Vec<mpsc::Sender<Claim>>) -> Self {
         Self(workers.into())
     }
 
     /// A worker whose mailbox is full has such work before it anyway.
-    pub fn ask(&self, endpoint: &Endpoint) {
+    pub fn ask(&self, endpoint: &Endpoint, connections_max: usize) {
         for worker in &*self.0 {
-            let _ = worker.try_send(endpoint.id);
+            let _ = worker.try_send(Claim { endpoint_id: endpoint.id, connections_max });
         }
     }
 }

@@ -16,13 +16,13 @@ mod upload;
 
 pub use connect::{Dialer, connect};
 pub use connection::{Connection, SendError, Sent, Tunnel};
-pub use connections::{Connections, Keep, Reclaim};
+pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
 pub use response_body::ResponseBody;
-pub use upload::{Upload, UploadLimits};
+pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 
 use std::time::Duration;
 

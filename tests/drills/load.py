@@ -42,6 +42,25 @@ def add_up(tallies):
     return total, notes
 
 
+class Steady:
+    """`drills.steady` as a process."""
+
+    def __init__(self, stage, port, rate, seconds, path="/"):
+        options = {"port": port, "rate": rate, "seconds": seconds, "path": path}
+        self.within = seconds + 40
+        self.process = stage.python("steady", json.dumps(options), stdout=subprocess.PIPE,
+                                    text=True)
+
+    def finish(self):
+        """What became of each request: due, status, seconds, Retry-After."""
+        out = self.process.communicate(timeout=self.within)[0]
+        if self.process.returncode != 0:
+            raise Failed(f"the steady load ended with {self.process.returncode}")
+        report = json.loads(out)
+        self.begin = report["begin"]
+        return report["seen"]
+
+
 class Wrk:
     """wrk over plain HTTP/1.1. It counts errors of sockets and statuses from 400 on."""
 

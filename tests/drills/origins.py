@@ -1,6 +1,8 @@
 """Origins behind the proxy: nginx, and an HTTP server of our own with odd duties.
 
-    python3 -m drills.origins PORT
+    python3 -m drills.origins PORT [drip]
+
+With `drip` it answers everything, the head included, at one byte a second.
 
 | path | answers |
 |---|---|
@@ -12,6 +14,7 @@
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import sys
@@ -124,6 +127,18 @@ async def answer(path, fields, reader, writer):
     return True
 
 
+async def drip(reader, writer):
+    """One byte a second, for as long as anybody reads."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(1000)
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in answer:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(1)
+    writer.close()
+
+
 async def serve(reader, writer):
     try:
         while line := await reader.readline():
@@ -140,7 +155,8 @@ async def serve(reader, writer):
 
 
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]), limit=1 << 20,
+    answering = drip if sys.argv[2:] == ["drip"] else serve
+    server = await asyncio.start_server(answering, "127.0.0.1", int(sys.argv[1]), limit=1 << 20,
                                         backlog=4096)
     await server.serve_forever()
 

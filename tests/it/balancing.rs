@@ -162,6 +162,24 @@ fn an_endpoint_that_refused_is_set_aside_until_a_trial_succeeds() {
 }
 
 #[test]
+fn trials_risk_no_request_while_others_are_usable() {
+    let (refusing, good) = (Refusing::new(), named("good"));
+    let proxy = Setup::of(&[&refusing, &good])
+        .pool_lines("balance = \"round_robin\"\noutlier = false")
+        .route("cache = false")
+        .start();
+    let mut client = proxy.connect();
+    let begun = std::time::Instant::now();
+    // Long enough for trials after 250 ms and 500 ms more.
+    eventually("two trials", || {
+        assert_eq!(client.get("/", &[]).text(), "good");
+        (begun.elapsed() > std::time::Duration::from_millis(900)).then_some(())
+    });
+    assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"connect\"}"), 1.0);
+    assert_eq!(proxy.endpoint(&refusing)["state"], "set_aside");
+}
+
+#[test]
 fn failures_in_a_row_eject_an_endpoint() {
     let bad = Origin::answering(|_| answer(503, &[], "bad"));
     let good = named("good");
@@ -305,6 +323,131 @@ fn with_too_few_usable_endpoints_the_unhealthy_are_used_again_but_not_those_that
     }
     assert_eq!(ill.served(), 4);
     assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"connect\"}"), 0.0);
+}
+
+#[test]
+fn without_panic_endpoints_that_are_out_stay_out() {
+    let (ill, well) = (Patient::new(false), Patient::new(true));
+    let setup = Setup::of(&[&ill.origin, &well.origin]).pool_lines(HEALTH);
+    let proxy = setup.pool_lines("panic_below = \"0%\"").start();
+    proxy.wait_for_state(&ill.origin, "unhealthy");
+    well.set(false);
+    proxy.wait_for_state(&well.origin, "unhealthy");
+    let refused = proxy.get("/", &[]);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(ill.served() + well.served(), 0);
+    assert_eq!(proxy.metric("headwater_pool_panic{pool=\"app\"}"), 0.0);
+}
+
+#[test]
+fn the_own_zone_is_preferred_while_it_has_usable_endpoints() {
+    let (near, also_near, far) = (Patient::new(true), Patient::new(true), Patient::new(true));
+    let proxy = Setup::empty()
+        .process("workers = 2\nzone = \"a\"")
+        .text(&format!(
+            r#"
+            [pool.app]
+            endpoints = [
+                {{ address = "{}", zone = "b" }},
+                {{ address = "{}", zone = "a" }},
+                {{ address = "{}", zone = "a" }},
+            ]
+            panic_below = "0%"
+            {HEALTH}
+            [[route]]
+            pool = "app"
+            cache = false
+            "#,
+            far.origin, near.origin, also_near.origin
+        ))
+        .start();
+    proxy.wait_for_state(&far.origin, "usable");
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((near.served(), also_near.served(), far.served()), (10, 10, 0));
+    // Half of the zone is trusted with seven of ten requests.
+    near.set(false);
+    proxy.wait_for_state(&near.origin, "unhealthy");
+    for _ in 0..200 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    let share = also_near.served() - 10;
+    assert!((110..170).contains(&share) && share + far.served() == 200, "{share} of 200");
+    also_near.set(false);
+    proxy.wait_for_state(&also_near.origin, "unhealthy");
+    let before = far.served();
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!(far.served(), before + 10);
+}
+
+#[test]
+fn an_endpoint_that_is_added_gets_a_small_share_at_first() {
+    let (old, new) = (named("old"), named("new"));
+    let setup = Setup::of(&[&old])
+        .pool_lines("balance = \"round_robin\"\nslow_start = \"1h\"")
+        .route("cache = false");
+    let proxy = setup.start();
+    proxy.reload(&setup.pool(&[&old, &new], ""));
+    let mut client = proxy.connect();
+    for _ in 0..110 {
+        assert_eq!(client.get("/", &[]).status, 200);
+    }
+    assert_eq!((old.count(), new.count()), (100, 10));
+}
+
+#[test]
+fn an_endpoint_that_is_much_slower_than_the_others_is_ejected() {
+    let gate = Gate::default();
+    let slow = {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            gate.pass();
+            call.send(&ok("slow"));
+        })
+    };
+    let quick = [named("a"), named("b"), named("c")];
+    let [a, b, c] = &quick;
+    let proxy = Setup::of(&[a, b, c, &slow])
+        .pool_lines("balance = \"round_robin\"")
+        .route("cache = false")
+        .start();
+    let mut clients: Vec<_> = (0..100).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    }
+    slow.requests(25);
+    // Long beside what the others take: its answers are 25 slow ones in a row.
+    let begun = std::time::Instant::now();
+    eventually("some time", || (begun.elapsed() > std::time::Duration::from_secs(1)).then_some(()));
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    let endpoint = proxy.endpoint(&slow);
+    assert_eq!((&endpoint["state"], &endpoint["circuit"]), (&"ejected".into(), &"open".into()));
+    assert!(endpoint["reason"].to_string().contains("much slower than the others"));
+    assert_eq!(ejections(&proxy, &slow), 1.0);
+}
+
+#[test]
+fn the_circuit_of_an_endpoint_is_shown() {
+    let (refusing, good) = (Refusing::new(), named("good"));
+    let proxy = Setup::of(&[&refusing, &good]).pool_lines("balance = \"round_robin\"").start();
+    let open = |address: &dyn std::fmt::Display| {
+        let series = "headwater_endpoint_circuit_open";
+        proxy.metric(&format!("{series}{{pool=\"app\",endpoint=\"{address}\"}}"))
+    };
+    assert_eq!(proxy.endpoint(&refusing)["circuit"], "closed");
+    let mut client = proxy.connect();
+    for _ in 0..4 {
+        assert_eq!(client.get("/", &[]).text(), "good");
+    }
+    assert_eq!(proxy.endpoint(&refusing)["circuit"], "open");
+    assert_eq!(proxy.endpoint(&good)["circuit"], "closed");
+    assert_eq!((open(&refusing), open(&good)), (1.0, 0.0));
 }
 
 #[test]

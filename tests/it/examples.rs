@@ -18,6 +18,7 @@ fn examples() -> (Folder, Vec<String>) {
     }
     folder.write("certs/ca.crt", authority.pem());
     folder.write("certs/admin-token", "token\n");
+    folder.write("certs/sticky-secret", "0123456789abcdef\n");
     fs::create_dir(folder.join("docs")).unwrap();
     fs::create_dir(folder.join("conf.d")).unwrap();
     let mut names = Vec::new();

@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
-    CertificateFiles, ClientIpHeader, Config, HeaderEdits, Health, HostPattern, Listener,
-    LogFormat, Name, PathPattern, Pool, PoolSource, Probe, Protocols, Retry, Rewrite, Route,
-    StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
+    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, Health, HedgeAfter, HostPattern,
+    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Probe, Protocols, Retry, Rewrite,
+    Route, StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
@@ -41,6 +41,7 @@ pub fn describe_config(config: &Config) -> Value {
             "workers": config.process.workers,
             "drain_timeout": show_duration(config.process.drain_timeout),
             "shutdown_delay": show_duration(config.process.shutdown_delay),
+            "zone": config.process.zone.as_deref(),
         },
         "admin": admin,
         "log": {
@@ -150,6 +151,7 @@ fn pool(pool: &Pool) -> Value {
                     "address": endpoint.address.to_string(),
                     "weight": endpoint.weight,
                     "backup": endpoint.backup,
+                    "zone": endpoint.zone.as_deref(),
                 })
             });
             json!({ "endpoints": endpoints.collect::<Vec<_>>(), "protocol": "h1" })
@@ -160,13 +162,32 @@ fn pool(pool: &Pool) -> Value {
         Balance::Ewma => "ewma",
         Balance::RoundRobin => "round_robin",
         Balance::LeastRequests => "least_requests",
+        Balance::Hash(_) => "hash",
     });
+    if let Balance::Hash(on) = &pool.balance {
+        described["hash_on"] = json!(match on {
+            HashOn::ClientIp => "client_ip".to_owned(),
+            HashOn::Path => "path".to_owned(),
+            HashOn::Header(name) => format!("header:{name}"),
+            HashOn::Cookie(name) => format!("cookie:{name}"),
+        });
+    }
+    described["sticky"] = json!(pool.sticky.as_ref().map(|sticky| {
+        json!({
+            "cookie": &*sticky.cookie,
+            "ttl": show_duration(sticky.ttl),
+            "secret": sticky.secret.as_ref().map(|_| HIDDEN),
+        })
+    }));
+    described["slow_start"] = json!(show_duration(pool.slow_start));
+    described["panic_below"] = json!(show_percentage(pool.panic_below));
     described["health"] = json!(pool.health.as_ref().map(health));
     described["outlier"] = pool.outlier.as_ref().map_or(json!(false), |outlier| {
         json!({
             "failures": outlier.failures,
             "eject_for": show_duration(outlier.eject_for),
             "eject_max": show_percentage(outlier.eject_max),
+            "slow_factor": outlier.slow_factor.unwrap_or_default(),
         })
     });
     described["limits"] = json!({
@@ -183,6 +204,7 @@ fn pool(pool: &Pool) -> Value {
         "idle": show_duration(pool.timeouts.idle),
         "total": optional_duration(pool.timeouts.total),
         "tunnel": show_duration(pool.timeouts.tunnel),
+        "announce": pool.timeouts.announce,
     });
     described["keepalive"] = json!(show_duration(pool.keepalive));
     described
@@ -220,7 +242,11 @@ fn retry(retry: &Retry) -> Value {
     let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.to_owned());
     let on: Vec<_> = words.chain(statuses(&retry.on_statuses)).collect();
     let budget = show_percentage(retry.budget);
-    json!({ "attempts": retry.attempts, "on": on, "budget": budget })
+    let hedge_after = retry.hedge_after.map(|after| match after {
+        HedgeAfter::Percentile(percentile) => format!("p{percentile}"),
+        HedgeAfter::Fixed(after) => show_duration(after),
+    });
+    json!({ "attempts": retry.attempts, "on": on, "budget": budget, "hedge_after": hedge_after })
 }
 
 fn route(route: &Route) -> Value {
@@ -235,12 +261,19 @@ fn route(route: &Route) -> Value {
         "response_headers": edits(&route.response_headers),
         "timeout": optional_duration(route.timeout),
         "body_max": show_size(route.body_bytes_max),
+        "mirror": route.mirror.as_ref().map(|mirror| {
+            json!({ "pool": &*mirror.pool, "share": show_percentage(mirror.share) })
+        }),
         "compress": route.compress,
         "websocket": route.websocket,
         "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
     });
     let (key, action) = match &route.action {
         Action::Pool(name) => ("pool", json!(&**name)),
+        Action::Split(shares) => {
+            let shares = shares.iter().map(|it| json!({ "pool": &*it.pool, "weight": it.weight }));
+            ("split", json!(shares.collect::<Vec<_>>()))
+        }
         Action::Redirect(redirect) => (
             "redirect",
             json!({ "to": template(&redirect.to), "status": redirect.status.as_u16() }),

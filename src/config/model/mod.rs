@@ -5,6 +5,7 @@
 //! a reload compares them to decide what may live on. Spans are kept only where a later stage
 //! (certificates, binding) can still find a problem, and never take part in a comparison.
 
+mod balancing;
 mod cache;
 mod pool;
 mod route;
@@ -20,6 +21,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use regex::Regex;
 
+pub use balancing::*;
 pub use cache::*;
 pub use pool::*;
 pub use route::*;
@@ -51,6 +53,8 @@ pub struct Process {
     pub workers: usize,
     pub drain_timeout: Duration,
     pub shutdown_delay: Duration,
+    /// Where this process runs: endpoints of the same zone are preferred.
+    pub zone: Option<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,11 @@ pub struct Pool {
     /// `None`: plain TCP (or a unix socket) to the endpoints.
     pub tls: Option<UpstreamTls>,
     pub balance: Balance,
+    pub sticky: Option<Sticky>,
+    /// How long the share of an endpoint grows that is new or back.
+    pub slow_start: Duration,
+    /// With a smaller share of usable endpoints, those out by checks or ejection are used again.
+    pub panic_below: f64,
     pub health: Option<Health>,
     /// `None`: ejection is off.
     pub outlier: Option<Outlier>,
@@ -34,6 +39,7 @@ pub struct EndpointSpec {
     pub weight: u32,
     /// Used only while no other endpoint is usable.
     pub backup: bool,
+    pub zone: Option<Name>,
 }
 
 /// A folder that answers as an origin.
@@ -55,13 +61,6 @@ pub struct UpstreamTls {
     pub verify: bool,
     pub identity: Option<CertificateFiles>,
     pub span: Span,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    Ewma,
-    RoundRobin,
-    LeastRequests,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -91,15 +90,6 @@ pub enum Probe {
     },
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outlier {
-    /// Consecutive failures, at least 1.
-    pub failures: u32,
-    pub eject_for: Duration,
-    /// Share of the pool that may be ejected at once, 0 to 1.
-    pub eject_max: f64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolLimits {
     /// Open connections per endpoint, over all workers.
@@ -113,17 +103,6 @@ pub struct PoolLimits {
     pub queue_timeout: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// Tries in all, at least 1.
-    pub attempts: u32,
-    pub on_connect: bool,
-    pub on_reset: bool,
-    pub on_statuses: StatusSet,
-    /// Share of the live requests that may be retries, 0 to 1.
-    pub budget: f64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolTimeouts {
     pub connect: Duration,
@@ -132,4 +111,6 @@ pub struct PoolTimeouts {
     pub total: Option<Duration>,
     /// How long an upgraded connection may be silent.
     pub tunnel: Duration,
+    /// Endpoints are told how long they have, in `x-request-timeout-ms`.
+    pub announce: bool,
 }

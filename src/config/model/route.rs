@@ -19,6 +19,7 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
+    pub mirror: Option<Mirror>,
     /// Text is sent in a content coding to whoever takes one.
     pub compress: bool,
     pub websocket: bool,
@@ -77,6 +78,8 @@ impl PartialEq for PathPattern {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Pool(Name),
+    /// At least one.
+    Split(Vec<Share>),
     Redirect(Redirect),
     Respond(Respond),
 }

@@ -12,8 +12,10 @@ use tokio::io::AsyncWrite;
 
 use crate::error::Kind;
 use crate::upstream::io::UpstreamIo;
-use crate::upstream::upload::Upload;
+use crate::upstream::upload::{Upload, UploadReader};
 
+/// Says how long the endpoint has, in milliseconds.
+const TIMEOUT_NAME: &str = "x-request-timeout-ms";
 /// Room that a connection keeps for its next head, in bytes.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 
@@ -27,6 +29,8 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// The protocol that the client asks to change to.
     pub upgrade: Option<&'a HeaderValue>,
+    /// How long the endpoint has, where it is told, in milliseconds.
+    pub timeout_millis: Option<u64>,
 }
 
 /// Writes one request after the other.
@@ -37,7 +41,7 @@ pub(in crate::upstream) struct RequestWriter {
     front_written: usize,
     data: Bytes,
     tail: &'static [u8],
-    upload: Option<Rc<Upload>>,
+    upload: Option<UploadReader>,
     is_chunked: bool,
     stage: Stage,
     /// Not a byte of the request has been written.
@@ -75,7 +79,7 @@ impl RequestWriter {
         self.front_written = 0;
         write_head(head, length, &mut self.front);
         self.is_chunked = length == Some(None);
-        self.upload = upload.cloned();
+        self.upload = upload.map(UploadReader::new);
         self.stage = if upload.is_some() { Stage::Body } else { Stage::Flush };
         self.is_untouched = true;
     }
@@ -123,7 +127,7 @@ impl RequestWriter {
 
     /// Fetches the next part of the body.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Kind>> {
-        let Some(upload) = &self.upload else {
+        let Some(upload) = &mut self.upload else {
             self.stage = Stage::Flush;
             return Poll::Ready(Ok(()));
         };
@@ -207,9 +211,12 @@ fn write_head(head: &RequestHead<'_>, length: Option<Option<u64>>, to: &mut Vec<
     to.extend_from_slice(target.as_bytes());
     to.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in head.headers {
-        if !is_written_here(name) {
+        if !is_written_here(name) && (head.timeout_millis.is_none() || name != TIMEOUT_NAME) {
             write_field(name, value, to);
         }
+    }
+    if let Some(millis) = head.timeout_millis {
+        write_number(TIMEOUT_NAME, millis, to);
     }
     if let Some(protocol) = head.upgrade {
         to.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
@@ -218,10 +225,10 @@ fn write_head(head: &RequestHead<'_>, length: Option<Option<u64>>, to: &mut Vec<
     }
     match length {
         Some(None) => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Some(Some(length)) => write_length(length, to),
+        Some(Some(length)) => write_number(CONTENT_LENGTH.as_str(), length, to),
         // RFC 9110 §8.6: without a body, a method that is about one still says so.
         None if matches!(*head.method, Method::POST | Method::PUT | Method::PATCH) => {
-            write_length(0, to);
+            write_number(CONTENT_LENGTH.as_str(), 0, to);
         }
         None => {}
     }
@@ -240,8 +247,8 @@ fn write_field(name: &HeaderName, value: &HeaderValue, to: &mut Vec<u8>) {
 }
 
 #[expect(clippy::let_underscore_must_use, reason = "writing to a vector cannot fail")]
-fn write_length(length: u64, to: &mut Vec<u8>) {
-    let _ = write!(to, "content-length: {length}\r\n");
+fn write_number(name: &str, number: u64, to: &mut Vec<u8>) {
+    let _ = write!(to, "{name}: {number}\r\n");
 }
 
 #[expect(clippy::let_underscore_must_use, reason = "writing to a vector cannot fail")]
@@ -303,9 +310,28 @@ mod tests {
             uri: &uri,
             headers: &headers,
             upgrade: upgrade.as_ref(),
+            timeout_millis: None,
         };
         write_head(&head, length, &mut text);
         String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn an_endpoint_is_told_how_long_it_has_by_nobody_but_us() {
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static(TIMEOUT_NAME),
+            HeaderValue::from_static("99"),
+        )]);
+        let written = |timeout_millis| {
+            let (method, uri) = (Method::GET, Uri::from_static("/"));
+            let mut text = Vec::new();
+            let (headers, upgrade) = (&headers, None);
+            let head = RequestHead { method: &method, uri: &uri, headers, upgrade, timeout_millis };
+            write_head(&head, None, &mut text);
+            String::from_utf8(text).expect("text")
+        };
+        assert_eq!(written(Some(5)), "GET / HTTP/1.1\r\nx-request-timeout-ms: 5\r\n\r\n");
+        assert_eq!(written(None), "GET / HTTP/1.1\r\nx-request-timeout-ms: 99\r\n\r\n");
     }
 
     #[test]

@@ -258,6 +258,20 @@ impl Proxy {
         client.answer()
     }
 
+    /// Says of an endpoint of the pool `app` how it is to be treated.
+    pub fn set_by_hand(&self, address: &dyn fmt::Display, state: &str) {
+        let mut client = Client::connect(self.admin());
+        let body = format!("{{\"state\":\"{state}\"}}");
+        client.send(format!(
+            "PUT /api/pools/app/endpoints/{address} HTTP/1.1\r\nHost: localhost\r\n\
+             Connection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let answer = client.answer();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     /// The value of a series, such as `headwater_connections{listener="web"}`; 0 where there is
     /// none.
     pub fn metric(&self, series: &str) -> f64 {

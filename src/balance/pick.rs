@@ -1,0 +1,378 @@
+//! One pick: which endpoint a request gets, and its place there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::candidates::{Candidates, Group};
+use super::endpoint::{Endpoint, try_increment};
+use super::ewma::two_choices;
+use super::hash;
+use super::least_requests::least_loaded;
+use super::pool::{Pool, process_clock, process_millis};
+use super::queue::{Place, QueueFull};
+use super::rng::Rng;
+use crate::config::model::Balance;
+
+/// What matters of a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Endpoints that were tried, by id.
+    pub tried: &'a [u64],
+    /// Of what the pool's `hash_on` names; any number where the policy is another one.
+    pub key: u64,
+    /// The id of the endpoint that the client's cookie names.
+    pub keep: Option<u64>,
+}
+
+/// The result of a pick.
+#[derive(Debug)]
+pub enum Pick {
+    Leased(Lease),
+    /// The same, and the trial of an endpoint that was set aside is due: a connection is enough, no
+    /// request need be risked.
+    WithTrial {
+        lease: Lease,
+        trial: Lease,
+    },
+    /// Every usable endpoint is at its limit.
+    Full,
+    /// No endpoint is usable.
+    Empty,
+}
+
+/// A request's place on an endpoint, given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    endpoint: Arc<Endpoint>,
+    /// This request tries an endpoint that was set aside.
+    trial: Option<Trial>,
+}
+
+#[derive(Debug)]
+struct Trial {
+    pool: Arc<Pool>,
+    begun: Instant,
+}
+
+impl Pool {
+    /// Leases an endpoint that was not tried, or one of those where there is no other. Never
+    /// waits.
+    pub fn pick(self: &Arc<Self>, rng: &Rng, now: Instant, wish: &Wish<'_>) -> Pick {
+        let candidates = self.current(now);
+        if let Some(id) = wish.keep.filter(|id| !wish.tried.contains(id))
+            && let Some(member) = candidates.members.iter().find(|it| it.endpoint.id == id)
+            && try_increment(&member.endpoint.in_flight, self.requests_max())
+        {
+            return Pick::Leased(self.leased(member.endpoint.clone(), now, wish));
+        }
+        if candidates.members.is_empty() {
+            // There is nothing to lose.
+            let trial = self.trial(&candidates, now, wish);
+            return trial.map_or(Pick::Empty, |trial| {
+                self.count_request(now, wish);
+                Pick::Leased(trial)
+            });
+        }
+        let Some(endpoint) = self.choose(&candidates, rng, now, wish) else { return Pick::Full };
+        let lease = self.leased(endpoint, now, wish);
+        // Where there are probes, they tell.
+        if candidates.trials.is_empty() || self.health().is_some() {
+            return Pick::Leased(lease);
+        }
+        match self.trial(&candidates, now, wish) {
+            Some(trial) => Pick::WithTrial { lease, trial },
+            None => Pick::Leased(lease),
+        }
+    }
+
+    #[inline]
+    fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Lease {
+        self.count_request(now, wish);
+        Lease { endpoint, trial: None }
+    }
+
+    fn trial(
+        self: &Arc<Self>,
+        candidates: &Candidates,
+        now: Instant,
+        wish: &Wish<'_>,
+    ) -> Option<Lease> {
+        let endpoint = candidates.trials.iter().find(|endpoint| {
+            !wish.tried.contains(&endpoint.id) && endpoint.standing().begin_trial(now)
+        })?;
+        self.refresh(now);
+        endpoint.in_flight.fetch_add(1, Ordering::SeqCst);
+        let trial = Trial { pool: self.clone(), begun: now };
+        Some(Lease { endpoint: endpoint.clone(), trial: Some(trial) })
+    }
+
+    /// The budget is a share of the requests, so their further tries do not count.
+    #[inline]
+    fn count_request(&self, now: Instant, wish: &Wish<'_>) {
+        if wish.tried.is_empty() {
+            self.shared.budget.request(process_clock(now));
+        }
+    }
+
+    /// Chooses by the policy and counts the request in; `None` if all are at their limit.
+    #[inline]
+    fn choose(
+        &self,
+        candidates: &Candidates,
+        rng: &Rng,
+        now: Instant,
+        wish: &Wish<'_>,
+    ) -> Option<Arc<Endpoint>> {
+        let [first, second] = candidates.groups(|| match self.balance {
+            Balance::Hash(_) => hash::unit(wish.key),
+            _ => rng.unit(),
+        });
+        let among = |group: &Group, tried: &[u64]| {
+            self.choose_among(candidates, group, rng, now, wish, tried)
+        };
+        // Where all others were tried before, any.
+        let any = |group: &Group| if wish.tried.is_empty() { None } else { among(group, &[]) };
+        among(first, wish.tried)
+            .or_else(|| among(second, wish.tried))
+            .or_else(|| any(first))
+            .or_else(|| any(second))
+    }
+
+    /// Chooses among equally near ones that were not `tried`.
+    #[inline]
+    fn choose_among(
+        &self,
+        candidates: &Candidates,
+        group: &Group,
+        rng: &Rng,
+        now: Instant,
+        wish: &Wish<'_>,
+        tried: &[u64],
+    ) -> Option<Arc<Endpoint>> {
+        let members = &candidates.members[group.range.clone()];
+        let open = |index: usize| tried.is_empty() || !tried.contains(&members[index].endpoint.id);
+        let max = self.requests_max();
+        let first = match &self.balance {
+            Balance::Ewma => two_choices(members, rng, process_millis(now), &open),
+            Balance::RoundRobin => self.next_in_sequence(group, &open),
+            Balance::LeastRequests => least_loaded(members, rng, &open),
+            Balance::Hash(_) => {
+                let index = hash::take(members, wish.key, &open, max)?;
+                return Some(members[index].endpoint.clone());
+            }
+        }?;
+        // Where the choice is at its limit, the next one that is not.
+        (0..members.len())
+            .map(|step| (first + step) % members.len())
+            .filter(|index| open(*index))
+            .map(|index| &members[index].endpoint)
+            .find(|endpoint| try_increment(&endpoint.in_flight, max))
+            .cloned()
+    }
+
+    fn next_in_sequence(&self, group: &Group, open: &impl Fn(usize) -> bool) -> Option<usize> {
+        let sequence = &group.sequence;
+        if sequence.is_empty() {
+            return None;
+        }
+        let at = self.shared.cursor.next(sequence.len());
+        (0..sequence.len())
+            .map(|step| usize::from(sequence[(at + step) % sequence.len()]))
+            .find(|index| open(*index))
+    }
+
+    /// With HTTP/1.1 every request in flight has a connection of its own.
+    pub fn requests_max(&self) -> usize {
+        self.limits.requests_max.min(self.limits.connections_max)
+    }
+
+    pub fn queue_len(&self) -> usize {
+        self.shared.queue.len()
+    }
+
+    /// Waits in line for a place; see [`Place`].
+    pub fn queue(&self) -> Result<Place, QueueFull> {
+        let turn = self.shared.queue.join(self.limits.queue_max)?;
+        Ok(Place::new(self.shared.queue.clone(), turn))
+    }
+}
+
+impl Lease {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whether it tries an endpoint that was set aside.
+    pub fn is_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// The trial of a set-aside endpoint got its verdict.
+    pub fn trial_ended(&mut self) {
+        self.trial = None;
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(trial) = self.trial.take() {
+            self.endpoint.standing().abandon_trial();
+            trial.pool.refresh(trial.begun);
+        }
+        self.endpoint.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.endpoint.queue.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use http::StatusCode;
+
+    use super::super::testing::{lease, pool};
+    use super::*;
+    use crate::config::model::HashOn;
+
+    const ANY: Wish<'_> = Wish { tried: &[], key: 0, keep: None };
+
+    fn tried(tried: &[u64]) -> Wish<'_> {
+        Wish { tried, ..ANY }
+    }
+
+    fn policies() -> [Balance; 4] {
+        let hash = Balance::Hash(HashOn::ClientIp);
+        [Balance::Ewma, Balance::RoundRobin, Balance::LeastRequests, hash]
+    }
+
+    #[test]
+    fn round_robin_is_exact_in_every_window_of_the_weights() {
+        let pool = pool(Balance::RoundRobin, &[3, 1, 2]);
+        let rng = Rng::seeded(1);
+        let picks: Vec<_> =
+            (0..60).map(|_| lease(&pool, &rng, &ANY).endpoint().label.to_string()).collect();
+        for window in picks.windows(6) {
+            let mut counts: HashMap<&str, u32> = HashMap::new();
+            for label in window {
+                *counts.entry(label).or_default() += 1;
+            }
+            assert_eq!(counts["127.0.0.1:1000"], 3, "{window:?}");
+            assert_eq!(counts["127.0.0.1:1001"], 1, "{window:?}");
+        }
+    }
+
+    #[test]
+    fn ewma_prefers_the_faster_of_two() {
+        let pool = pool(Balance::Ewma, &[1, 1]);
+        let members = pool.members();
+        let now = Instant::now();
+        pool.responded(&members[0].endpoint, StatusCode::OK, Duration::from_millis(50), now);
+        pool.responded(&members[1].endpoint, StatusCode::OK, Duration::from_millis(1), now);
+        let rng = Rng::seeded(3);
+        let slow = (0..100)
+            .filter(|_| lease(&pool, &rng, &ANY).endpoint().id == members[0].endpoint.id)
+            .count();
+        assert_eq!(slow, 0);
+    }
+
+    #[test]
+    fn least_requests_goes_where_least_is_under_way_for_the_weight() {
+        let pool = pool(Balance::LeastRequests, &[2, 1]);
+        let rng = Rng::seeded(5);
+        let leases: Vec<_> = (0..6).map(|_| lease(&pool, &rng, &ANY)).collect();
+        let heavy = leases.iter().filter(|l| l.endpoint().label.ends_with("1000")).count();
+        assert_eq!(heavy, 4);
+    }
+
+    #[test]
+    fn a_hash_sends_a_key_to_one_endpoint_and_keys_to_all() {
+        let pool = pool(Balance::Hash(HashOn::Path), &[1, 1, 1]);
+        let rng = Rng::seeded(5);
+        let of_key = |key| lease(&pool, &rng, &Wish { key, ..ANY }).endpoint().id;
+        let places: Vec<_> =
+            (0..300).map(|number: u64| of_key(hash::key(&number.to_le_bytes()))).collect();
+        for member in pool.members().iter() {
+            let count = places.iter().filter(|id| **id == member.endpoint.id).count();
+            assert!((70..130).contains(&count), "{count}");
+        }
+        assert!((0..9).all(|_| of_key(7) == of_key(7)));
+    }
+
+    #[test]
+    fn a_tried_endpoint_is_picked_again_only_where_there_is_no_other() {
+        for balance in policies() {
+            let pool = pool(balance, &[1, 1]);
+            let rng = Rng::seeded(9);
+            let first = lease(&pool, &rng, &ANY).endpoint().id;
+            for _ in 0..20 {
+                assert_ne!(lease(&pool, &rng, &tried(&[first])).endpoint().id, first);
+            }
+            let all: Vec<_> = pool.members().iter().map(|member| member.endpoint.id).collect();
+            assert!(matches!(pool.pick(&rng, Instant::now(), &tried(&all)), Pick::Leased(_)));
+        }
+    }
+
+    #[test]
+    fn a_pool_at_its_limits_is_full_until_a_lease_is_given_back() {
+        for balance in policies() {
+            let pool = pool(balance, &[1, 1]);
+            let rng = Rng::seeded(2);
+            let mut leases: Vec<_> = (0..8).map(|_| lease(&pool, &rng, &ANY)).collect();
+            assert!(matches!(pool.pick(&rng, Instant::now(), &ANY), Pick::Full));
+            leases.pop();
+            assert!(matches!(pool.pick(&rng, Instant::now(), &ANY), Pick::Leased(_)));
+        }
+    }
+
+    #[test]
+    fn the_endpoint_of_the_cookie_is_kept_while_it_is_usable_and_has_room() {
+        let pool = pool(Balance::LeastRequests, &[1, 1, 1]);
+        let rng = Rng::seeded(2);
+        let now = Instant::now();
+        let endpoint = pool.members()[1].endpoint.clone();
+        let wish = Wish { keep: Some(endpoint.id), ..ANY };
+        let leases: Vec<_> = (0..4).map(|_| lease(&pool, &rng, &wish)).collect();
+        assert!(leases.iter().all(|lease| lease.endpoint().id == endpoint.id));
+        assert_ne!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
+        drop(leases);
+        assert_eq!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
+        pool.connect_failed(&endpoint, now);
+        assert_ne!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
+    }
+
+    #[test]
+    fn with_others_to_choose_from_a_trial_risks_no_request() {
+        let pool = pool(Balance::LeastRequests, &[1, 1]);
+        let rng = Rng::seeded(2);
+        let now = Instant::now();
+        let [a, b] = [0, 1].map(|index| pool.members()[index].endpoint.clone());
+        pool.connect_failed(&a, now);
+        assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Leased(_)));
+        let due = now + Duration::from_millis(250);
+        let Pick::WithTrial { lease, trial } = pool.pick(&rng, due, &ANY) else {
+            unreachable!("a trial is due")
+        };
+        assert_eq!((lease.endpoint().id, trial.endpoint().id), (b.id, a.id));
+        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Leased(_)));
+    }
+
+    #[test]
+    fn with_every_connect_refused_the_pool_is_empty_until_a_trial_is_due() {
+        let pool = pool(Balance::Ewma, &[1]);
+        let endpoint = pool.members()[0].endpoint.clone();
+        let rng = Rng::seeded(2);
+        let now = Instant::now();
+        pool.connect_failed(&endpoint, now);
+        assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Empty));
+        let due = now + Duration::from_millis(250);
+        let Pick::Leased(trial) = pool.pick(&rng, due, &ANY) else {
+            unreachable!("a trial is due")
+        };
+        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Empty));
+        drop(trial);
+        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Leased(_)));
+    }
+}

@@ -1,0 +1,284 @@
+//! One try of a request on one endpoint: a connection, the exchange, and what its end says about
+//! the endpoint.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::forward::{Answer, Outgoing, Upgraded, within};
+use super::headers;
+use super::local::Local;
+use super::retry::Failure;
+use crate::balance::{Endpoint, Lease};
+use crate::body::Body;
+use crate::error::{Error, Kind, Origin};
+use crate::snapshot::Balanced;
+use crate::timer::{SlotTimer, TimerSlot};
+use crate::upstream::{
+    Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent,
+};
+
+/// How long the head of an answer is held back for the first part of its body.
+const FIRST_PART_PATIENCE: Duration = Duration::from_millis(50);
+
+/// What all tries of one request share.
+pub(super) struct Sending<'a> {
+    pub(super) local: &'a Rc<Local>,
+    pub(super) balanced: &'a Balanced,
+    pub(super) outgoing: &'a Outgoing,
+    pub(super) keepalive: Duration,
+    /// Endpoints are told how long they have.
+    pub(super) announces: bool,
+    pub(super) deadlines: Deadlines,
+    /// Of the task that waits.
+    pub(super) timers: &'a TimerSlot,
+    pub(super) is_idempotent: bool,
+}
+
+/// An answer, and how long its first byte took.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    pub(super) took: Duration,
+}
+
+/// A try that failed: the error to answer with, how it counts, and whether its connection had
+/// been at rest.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) failure: Failure,
+    pub(super) was_resting: bool,
+    /// The answer that counts as a failure, to be passed on if there is no other try.
+    answer: Option<Box<Answered>>,
+}
+
+impl Failed {
+    pub(super) fn into_result(self) -> Result<Answered, Error> {
+        self.answer.map_or(Err(self.error), |answered| Ok(*answered))
+    }
+}
+
+impl Sending<'_> {
+    /// One try on the leased endpoint; on a connection that was at rest only if that `may_rest`.
+    pub(super) async fn attempt(
+        &self,
+        mut lease: Lease,
+        may_rest: bool,
+        now: Instant,
+    ) -> Result<Answered, Failed> {
+        let (connection, started) = self.connection(&mut lease, may_rest, now).await?;
+        let was_resting = connection.is_reused();
+        let mut timer = self.timers.take();
+        let outgoing = self.outgoing;
+        let head = RequestHead {
+            method: &outgoing.method,
+            uri: &outgoing.uri,
+            headers: &outgoing.headers,
+            upgrade: outgoing.upgrade.as_ref(),
+            timeout_millis: self.time_left(started),
+        };
+        let upload = outgoing.upload.as_ref();
+        match connection.send(&head, upload, &self.deadlines, started, &mut timer).await {
+            Ok(sent) => self.answered(sent, lease, started, timer).await,
+            Err(error) => {
+                let now = Instant::now();
+                let is_to_blame = error.kind.origin() == Origin::Upstream;
+                if is_to_blame && !(was_resting && error.is_unwritten) {
+                    let pool = &self.balanced.pool;
+                    pool.failed(lease.endpoint(), now - started, now.into_std());
+                }
+                Err(unsent(error, was_resting))
+            }
+        }
+    }
+
+    /// What is left of the whole time, where the endpoint is told.
+    fn time_left(&self, now: Instant) -> Option<u64> {
+        let total = self.deadlines.total.filter(|_| self.announces)?;
+        u64::try_from(total.saturating_duration_since(now).as_millis()).ok()
+    }
+
+    /// A resting connection, or a new one, and when it was there.
+    async fn connection(
+        &self,
+        lease: &mut Lease,
+        may_rest: bool,
+        now: Instant,
+    ) -> Result<(Box<Connection>, Instant), Failed> {
+        if may_rest
+            && let Some(connection) =
+                self.local.connections.take(lease.endpoint(), !self.is_idempotent, now)
+        {
+            return Ok((connection, now));
+        }
+        let endpoint = lease.endpoint().clone();
+        let name = self.balanced.server_name(&endpoint);
+        let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
+        let dialed = Box::pin(within(self.deadlines.total, dial)).await;
+        let result = dialed.and_then(|dialed| dialed);
+        let connected = Instant::now();
+        let pool = &self.balanced.pool;
+        match result {
+            Ok(connection) => {
+                pool.connect_succeeded(&endpoint, connected - now, connected.into_std());
+                lease.trial_ended();
+                Ok((connection, connected))
+            }
+            Err(error) => {
+                let failure = match error.kind() {
+                    Kind::Connect | Kind::ConnectTimeout => {
+                        pool.connect_failed(&endpoint, connected.into_std());
+                        lease.trial_ended();
+                        Failure::Connect
+                    }
+                    kind => Failure::Final(kind),
+                };
+                Err(Failed { error, failure, was_resting: false, answer: None })
+            }
+        }
+    }
+
+    /// Takes a response head for an answer, or for a reason to try again.
+    async fn answered(
+        &self,
+        sent: Sent,
+        lease: Lease,
+        started: Instant,
+        timer: SlotTimer,
+    ) -> Result<Answered, Failed> {
+        let came = sent.connection.came();
+        let (took, now) = (came - started, came.into_std());
+        let pool = &self.balanced.pool;
+        let status = sent.head.status;
+        let answer = if sent.is_upgrade() {
+            if !is_wanted_upgrade(&sent.head, self.outgoing) {
+                pool.failed(lease.endpoint(), took, now);
+                return Err(Failed {
+                    error: Kind::BadResponse.into(),
+                    failure: Failure::Final(Kind::BadResponse),
+                    was_resting: false,
+                    answer: None,
+                });
+            }
+            pool.responded(lease.endpoint(), status, took, now);
+            upgraded(sent, lease)
+        } else {
+            let Sent { head, mut connection } = sent;
+            let keep = self.keep(&head);
+            let mut response = self.response(head);
+            *response.body_mut() = match connection.take_whole_body() {
+                Some(whole) => {
+                    self.local.connections.give_back(connection, keep, came);
+                    pool.responded(lease.endpoint(), status, took, now);
+                    whole.into()
+                }
+                None => {
+                    let endpoint = lease.endpoint().clone();
+                    let (home, deadlines) = (self.local.connections.clone(), self.deadlines);
+                    let body = ResponseBody::new(connection, home, keep, lease, deadlines, timer);
+                    // Boxed: most answers have come whole, and every waiting request carries this.
+                    match Box::pin(begun(body)).await {
+                        Ok(body) => {
+                            pool.responded(&endpoint, status, took, now);
+                            body
+                        }
+                        Err(error) => {
+                            pool.failed(&endpoint, took, now);
+                            let error = Error::caused(Kind::Reset, error);
+                            let failure = Failure::Reset;
+                            return Err(Failed {
+                                error,
+                                failure,
+                                was_resting: false,
+                                answer: None,
+                            });
+                        }
+                    }
+                }
+            };
+            Answer::Response(response)
+        };
+        self.judged(Answered { answer, took }, status)
+    }
+
+    /// Some statuses are failures.
+    fn judged(&self, answered: Answered, status: StatusCode) -> Result<Answered, Failed> {
+        let retries = self.balanced.pool.retry.as_ref();
+        if retries.is_some_and(|retry| retry.on_statuses.contains(status)) {
+            return Err(Failed {
+                error: Kind::BadResponse.into(),
+                failure: Failure::Status(status),
+                was_resting: false,
+                answer: Some(Box::new(answered)),
+            });
+        }
+        Ok(answered)
+    }
+
+    /// The answer for the client, without its body.
+    fn response(&self, head: ResponseHead) -> Response<Body> {
+        let came_as = if head.is_http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut headers = head.headers;
+        headers::append_via(&mut headers, self.local.snapshot().via.hop(came_as));
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// On which terms the connection of this answer is kept.
+    fn keep(&self, head: &ResponseHead) -> Keep {
+        let limits = &self.balanced.pool.limits;
+        Keep {
+            idle_max: limits.idle_max,
+            idle_for: self.rest_time(head),
+            open_max: limits.connections_max,
+        }
+    }
+
+    /// How long a connection may rest: as configured, and a second less than the endpoint says.
+    fn rest_time(&self, head: &ResponseHead) -> Duration {
+        let stated = head.keep_alive_timeout;
+        let stated = stated.map(|seconds| Duration::from_secs(seconds.saturating_sub(1)));
+        stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
+    }
+
+    /// The endpoint did not answer: another one did.
+    pub(super) fn outrun(&self, endpoint: &Arc<Endpoint>, waited: Duration, now: Instant) {
+        self.balanced.pool.outrun(endpoint, waited, now.into_std());
+    }
+}
+
+/// A body that is on its way. Fails if it breaks off at once.
+async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
+    // One of unknown length may be a stream of events, whose head must not wait for one.
+    let is_counted = http_body::Body::size_hint(&body).exact().is_some();
+    body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
+    Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
+}
+
+fn unsent(error: SendError, was_resting: bool) -> Failed {
+    let failure = match error.kind {
+        _ if error.is_unwritten => Failure::Unwritten,
+        Kind::Reset => Failure::Reset,
+        kind => Failure::Final(kind),
+    };
+    let error = match error.source {
+        Some(source) => Error::caused(error.kind, source),
+        None => Error::new(error.kind),
+    };
+    Failed { error, failure, was_resting, answer: None }
+}
+
+/// Whether a 101 changes to the protocol that the client asked for.
+fn is_wanted_upgrade(head: &ResponseHead, outgoing: &Outgoing) -> bool {
+    let (Some(wanted), Some(got)) = (&outgoing.upgrade, &head.upgrade) else { return false };
+    got.as_bytes().eq_ignore_ascii_case(wanted.as_bytes())
+}
+
+fn upgraded(sent: Sent, lease: Lease) -> Answer {
+    let Sent { head, connection } = sent;
+    Answer::Upgraded(Box::new(Upgraded { head, tunnel: connection.into_tunnel(), lease }))
+}

@@ -1,0 +1,258 @@
+//! The tries of one request: a place on an endpoint for each, as many as are safe and allowed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::affinity::{self, Named};
+use super::attempt::{Answered, Failed, Sending};
+use super::forward::{Answer, Trace, within};
+use super::hedge::{self, Raced};
+use super::retry::{self, Attempt, Verdict};
+use super::trial;
+use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
+use crate::error::{Error, Kind};
+
+/// The longest wait before the first further try of a request, and before any: it doubles in
+/// between. Each wait is a random part of it, so that what failed together does not return together.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// What a request does where all endpoints are at their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// It waits in the pool's queue.
+    Queued,
+    /// It is no request of a client, and not worth a place there.
+    Never,
+}
+
+/// The tries of one request.
+pub(super) struct Tries<'a> {
+    sending: &'a Sending<'a>,
+    trace: &'a mut Trace,
+    waiting: Waiting,
+    /// Of what the pool hashes on.
+    key: u64,
+    named: Named,
+    /// Endpoints that failed, by id.
+    tried: Vec<u64>,
+    /// Tries on resting connections that had been closed.
+    stale: u32,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(sending: &'a Sending<'a>, trace: &'a mut Trace, waiting: Waiting) -> Self {
+        let pool = &sending.balanced.pool;
+        let key = affinity::key(pool, sending.outgoing);
+        let named = affinity::named(pool, sending.outgoing.asker.as_deref());
+        Self { sending, trace, waiting, key, named, tried: Vec::new(), stale: 0 }
+    }
+
+    pub(super) async fn run(mut self) -> Result<Answer, Error> {
+        let pool = &self.sending.balanced.pool;
+        let upload = self.sending.outgoing.upload.as_ref();
+        if self.sending.is_idempotent
+            && pool.retry.is_some()
+            && let Some(upload) = upload
+        {
+            upload.keep();
+        }
+        let mut last: Option<Failed> = None;
+        let answered = loop {
+            let (lease, now) = match within(self.sending.deadlines.total, self.lease(pool)).await? {
+                Ok(leased) => leased,
+                // There is nobody else to ask: what the try before brought stands.
+                Err(error) => break last.map_or(Err(error), Failed::into_result),
+            };
+            self.trace.endpoint = Some(lease.endpoint().clone());
+            self.trace.attempts += 1;
+            // After one stale connection its siblings are not worth a try.
+            let may_rest = self.stale == 0;
+            let result = match self.hedge_after(pool) {
+                None => self.sending.attempt(lease, may_rest, now).await,
+                // Boxed: only those who want it carry it.
+                Some(after) => Box::pin(self.raced(pool, (lease, may_rest, now), after)).await,
+            };
+            let failed = match result {
+                Ok(answered) => break Ok(answered),
+                Err(failed) => failed,
+            };
+            let Some(wait) = self.next(pool, &failed) else { break failed.into_result() };
+            if !wait.is_zero() {
+                Box::pin(sleep(wait)).await;
+            }
+            last = Some(failed);
+        };
+        if let Some(upload) = upload {
+            upload.forget();
+        }
+        let Answered { answer, took } = answered?;
+        self.trace.upstream = Some(took);
+        self.trace.set_cookie = self.set_cookie(pool);
+        Ok(answer)
+    }
+
+    /// When a second try is made beside this one, if it is.
+    fn hedge_after(&self, pool: &Pool) -> Option<Duration> {
+        let after = pool.hedge_after()?;
+        let is_first = self.trace.attempts == 1 && self.stale == 0;
+        let is_safe = self.sending.is_idempotent && self.sending.outgoing.upgrade.is_none();
+        (is_first && is_safe).then_some(after)
+    }
+
+    async fn raced(
+        &mut self,
+        pool: &Arc<Pool>,
+        first: (Lease, bool, Instant),
+        after: Duration,
+    ) -> Result<Answered, Failed> {
+        let second = |first: &Endpoint| self.second(pool, first);
+        let Raced { result, endpoint, other } =
+            hedge::race(self.sending, first, after, second).await;
+        if let Some(other) = other {
+            self.trace.attempts += 1;
+            self.tried.push(other.id);
+        }
+        self.trace.endpoint = Some(endpoint);
+        result
+    }
+
+    /// A place for a second try beside the first: on another endpoint, within the budget, and with
+    /// a body that can be sent twice at once.
+    fn second(&self, pool: &Arc<Pool>, first: &Endpoint) -> Option<(Lease, Instant)> {
+        let upload = self.sending.outgoing.upload.as_ref();
+        if upload.is_some_and(|upload| !upload.is_kept_whole()) {
+            return None;
+        }
+        let now = Instant::now();
+        let wish = Wish { tried: &[first.id], key: self.key, keep: None };
+        let lease = match pool.pick(&self.sending.local.rng, now.into_std(), &wish) {
+            Pick::Leased(lease) => lease,
+            Pick::WithTrial { lease, trial } => {
+                trial::begin(self.sending, trial);
+                lease
+            }
+            Pick::Full | Pick::Empty => return None,
+        };
+        let is_another = lease.endpoint().id != first.id && !lease.is_trial();
+        (is_another && pool.take_retry(RetryReason::Hedge, now.into_std())).then_some((lease, now))
+    }
+
+    /// How long after the try that failed another one follows, if it does.
+    fn next(&mut self, pool: &Pool, failed: &Failed) -> Option<Duration> {
+        let upload = self.sending.outgoing.upload.as_ref();
+        let attempt = Attempt {
+            retry: pool.retry.as_ref(),
+            tries: self.trace.attempts,
+            stale: self.stale,
+            is_idempotent: self.sending.is_idempotent,
+            is_replayable: upload.is_none_or(|upload| upload.can_begin()),
+            was_resting: failed.was_resting,
+        };
+        match retry::verdict(failed.failure, &attempt) {
+            Verdict::Refresh => {
+                self.stale += 1;
+                self.trace.attempts -= 1;
+                Some(Duration::ZERO)
+            }
+            Verdict::Again(reason) => {
+                self.tried.extend(self.trace.endpoint.as_ref().map(|endpoint| endpoint.id));
+                let now = Instant::now();
+                let wait = self.backoff(pool, reason, now);
+                let is_too_late =
+                    self.sending.deadlines.total.is_some_and(|total| now + wait >= total);
+                (!is_too_late && pool.take_retry(reason, now.into_std())).then_some(wait)
+            }
+            Verdict::GiveUp => None,
+        }
+    }
+
+    /// How long to wait before the next try. What could not be delivered goes to another endpoint
+    /// at once: that one knows nothing of it.
+    fn backoff(&self, pool: &Pool, reason: RetryReason, now: Instant) -> Duration {
+        let is_undelivered = matches!(reason, RetryReason::Connect | RetryReason::NeverWritten);
+        if is_undelivered && pool.has_others(&self.tried, now.into_std()) {
+            return Duration::ZERO;
+        }
+        let doublings = self.trace.attempts.saturating_sub(1).min(8);
+        let longest = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);
+        longest.mul_f64(self.sending.local.rng.unit())
+    }
+
+    fn pick(&self, pool: &Arc<Pool>, now: Instant) -> Pick {
+        let keep = match self.named {
+            Named::Endpoint(id) => Some(id),
+            Named::Nobody | Named::Unknown => None,
+        };
+        let wish = Wish { tried: &self.tried, key: self.key, keep };
+        pool.pick(&self.sending.local.rng, now.into_std(), &wish)
+    }
+
+    /// A place on an endpoint, waited for in the pool's queue where there is none, and when it
+    /// was found: to ask for the time is dear enough to do it once for all that happens at once.
+    async fn lease(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
+        if pool.queue_len() == 0 {
+            let now = Instant::now();
+            match self.pick(pool, now) {
+                Pick::Leased(lease) => return Ok((lease, now)),
+                Pick::WithTrial { lease, trial } => {
+                    trial::begin(self.sending, trial);
+                    return Ok((lease, now));
+                }
+                Pick::Empty => return Err(Kind::NoEndpoint.into()),
+                Pick::Full => {}
+            }
+        }
+        match self.waiting {
+            Waiting::Queued => Box::pin(self.queued(pool)).await,
+            Waiting::Never => Err(Kind::QueueFull.into()),
+        }
+    }
+
+    /// Waits in the pool's queue for a place on an endpoint.
+    async fn queued(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
+        let place = pool.queue().map_err(|_| {
+            pool.stats.queue_full.increment();
+            Error::new(Kind::QueueFull)
+        })?;
+        let turn = async {
+            loop {
+                if place.is_front() {
+                    let now = Instant::now();
+                    match self.pick(pool, now) {
+                        Pick::Leased(lease) => return Ok((lease, now)),
+                        Pick::WithTrial { lease, trial } => {
+                            trial::begin(self.sending, trial);
+                            return Ok((lease, now));
+                        }
+                        Pick::Empty => return Err(Kind::NoEndpoint.into()),
+                        Pick::Full => {}
+                    }
+                }
+                place.turn().await;
+            }
+        };
+        let patience = Instant::now() + pool.limits.queue_timeout;
+        timeout_at(patience, turn).await.unwrap_or_else(|_| {
+            pool.stats.queue_timeout.increment();
+            Err(Kind::QueueTimeout.into())
+        })
+    }
+
+    /// The cookie for a client that the endpoint which answered is new to.
+    fn set_cookie(&self, pool: &Pool) -> Option<Box<HeaderValue>> {
+        pool.sticky()?;
+        let endpoint = self.trace.endpoint.as_ref()?;
+        pool.stats.sticky[self.named.result(endpoint) as usize].increment();
+        let named = match self.named {
+            Named::Endpoint(id) => Some(id),
+            Named::Nobody | Named::Unknown => None,
+        };
+        let now = Instant::now().into_std();
+        let is_secure = self.sending.outgoing.asker.as_ref().is_some_and(|asker| asker.is_secure);
+        HeaderValue::try_from(pool.cookie_for(endpoint, named, is_secure, now)?).ok().map(Box::new)
+    }
+}
