@@ -91,4 +91,3 @@ def storm(stage, result, origins, name, health):
     # What was under way when they died may fail.
     early = [at for at in failed if at < died - 0.2]
     result.require(not early, f"{name}: {len(early)} failed before anything was wrong")
-
