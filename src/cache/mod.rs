@@ -13,6 +13,8 @@ mod entry;
 mod fill;
 mod flight;
 pub mod freshness;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod heat;
 mod inspect;
 pub mod key;
