@@ -28,12 +28,9 @@ fn one(name: HeaderName, text: &[u8]) -> Option<HeaderMap> {
 }
 
 fn assert_in_bounds(control: &ResponseControl) {
-    for seconds in [
-        control.max_age,
-        control.s_maxage,
-        control.stale_while_revalidate,
-        control.stale_if_error,
-    ] {
+    for seconds in
+        [control.max_age, control.s_maxage, control.stale_while_revalidate, control.stale_if_error]
+    {
         assert!(seconds.is_none_or(|seconds| seconds <= SECONDS_MAX));
     }
     assert!(control.malformed.len() <= 8);
@@ -139,10 +136,8 @@ pub fn head(status: u16, text: &[u8]) {
     }
     let received = moment();
     let asked = HeaderMap::new();
-    let request =
-        RequestFacts { method: &Method::GET, headers: &asked };
-    let response =
-        ResponseFacts { status, headers: &headers, own_control: None, received };
+    let request = RequestFacts { method: &Method::GET, headers: &asked };
+    let response = ResponseFacts { status, headers: &headers, own_control: None, received };
     let route = RouteCache::default();
     let decision = terms(request, response, &route);
     let control = Policy::of(&headers, None).control;
