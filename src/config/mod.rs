@@ -10,9 +10,9 @@
 //! files, syntax        bytes → trees with places
 //! sections             the tables of all files, joined
 //! reader, value        typed questions to a tree; context gathers the answers' problems
-//! units, address, path, template, interpolate    text → values
+//! units, address, path, pattern, template, interpolate    text → values
 //! globals, listener, pool, route                 one section each: table → model
-//! balancing, split, edits                        parts of pools and routes
+//! balancing, conditions, split, edits            parts of pools and routes
 //! validate             what concerns the whole
 //! describe             model → JSON for the admin API
 //! ```
@@ -21,6 +21,7 @@
 
 mod address;
 mod balancing;
+mod conditions;
 mod context;
 pub mod describe;
 pub mod diagnostics;
@@ -32,6 +33,7 @@ mod interpolate;
 mod listener;
 pub mod model;
 mod path;
+mod pattern;
 mod pool;
 mod reader;
 mod route;
@@ -418,6 +420,7 @@ pool = "app"
                 name: "route-1".into(),
                 hosts: Vec::new(),
                 paths: vec![PathPattern::Prefix(String::new())],
+                conditions: RequestConditions::default(),
                 listeners: Vec::new(),
                 priority: 0,
                 action: Action::Pool("app".into()),

@@ -22,6 +22,7 @@ mod bodies;
 mod caching;
 mod collapsing;
 mod compression;
+mod conditions;
 mod examples;
 mod files;
 mod freshness;

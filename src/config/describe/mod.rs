@@ -5,6 +5,7 @@
 //! fields that usually carry credentials, which often come from the environment.
 
 mod cache;
+mod conditions;
 
 use std::time::Duration;
 
@@ -268,6 +269,7 @@ fn route(route: &Route) -> Value {
         "websocket": route.websocket,
         "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
     });
+    conditions::add(&route.conditions, &mut described);
     let (key, action) = match &route.action {
         Action::Pool(name) => ("pool", json!(&**name)),
         Action::Split(shares) => {
@@ -368,7 +370,7 @@ mod tests {
         let described = describe_config(&config_of(
             "[log]\naccess.format = \"{status} {{x}}\"\n\
              [pool.app]\nendpoints = [\"a:1\"]\nhealth.path = \"/up\"\nretry = false\n\
-             [[route]]\nhosts = [\"*.a.com\"]\npaths = [\"/a/*\"]\npool = \"app\"\ncache.ttl = \"90s\"\n\
+             [[route]]\nhosts = [\"*.a.com\"]\npaths = [\"/a/*\"]\nmethods = [\"GET\"]\nquery.v = \"~2\"\npool = \"app\"\ncache.ttl = \"90s\"\n\
              [[route]]\nredirect = { to = \"/x{path}\" }\n",
         ));
         assert_eq!(described["process"]["drain_timeout"], "25s");
@@ -380,6 +382,8 @@ mod tests {
         assert_eq!(described["pool"]["app"]["outlier"]["eject_max"], "50%");
         assert_eq!(described["route"][0]["hosts"], json!(["*.a.com"]));
         assert_eq!(described["route"][0]["paths"], json!(["/a/*"]));
+        assert_eq!(described["route"][0]["methods"], json!(["GET"]));
+        assert_eq!(described["route"][0]["query"], json!({ "v": "~2" }));
         assert_eq!(described["route"][0]["cache"]["ttl"], "90s");
         assert_eq!(described["route"][1]["redirect"]["to"], "/x{path}");
         assert_eq!(described["route"][1]["redirect"]["status"], 308);
@@ -395,6 +399,7 @@ mod tests {
              tls.certificates = [{{ cert = {pem:?}, key = {pem:?} }}]\n\
              [[route]]\npool = \"app\"\n\
              request_headers.set = {{ authorization = \"s3cret\", x-api-key = \"s3cret\", x-b = \"b\" }}\n\
+             headers = {{ x-token = \"s3cret\" }}\ncookies = {{ a = \"s3cret\" }}\n\
              [[route]]\nhosts = [\"a\"]\nrespond.headers = {{ set-cookie = \"s3cret\" }}\n"
         );
         let config = config_of(&text);

@@ -7,6 +7,7 @@
 
 mod balancing;
 mod cache;
+mod conditions;
 mod pool;
 mod route;
 
@@ -23,6 +24,7 @@ use regex::Regex;
 
 pub use balancing::*;
 pub use cache::*;
+pub use conditions::*;
 pub use pool::*;
 pub use route::*;
 
