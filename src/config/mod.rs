@@ -12,7 +12,7 @@
 //! reader, value        typed questions to a tree; context gathers the answers' problems
 //! units, address, path, pattern, template, interpolate    text → values
 //! globals, listener, pool, route                 one section each: table → model
-//! balancing, conditions, split, edits            parts of pools and routes
+//! balancing, dns, conditions, split, edits       parts of pools and routes
 //! validate             what concerns the whole
 //! describe             model → JSON for the admin API
 //! ```
@@ -25,6 +25,7 @@ mod conditions;
 mod context;
 pub mod describe;
 pub mod diagnostics;
+mod dns;
 mod edits;
 mod files;
 mod globals;
@@ -290,6 +291,7 @@ pool = "app"
                 drain_timeout: seconds(25),
                 shutdown_delay: Duration::ZERO,
                 zone: None,
+                resolvers: Vec::new(),
             }
         );
         let admin = config.admin.unwrap();
@@ -370,6 +372,7 @@ pool = "app"
                     endpoint("10.0.0.1:8080"),
                     endpoint("10.0.0.2:8080"),
                 ]),
+                dns: DnsRules { loopback: false, ttl_min: seconds(1), ttl_max: seconds(60) },
                 tls: None,
                 balance: Balance::Ewma,
                 sticky: None,

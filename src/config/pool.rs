@@ -9,6 +9,7 @@ use http::{HeaderValue, Method};
 use super::address;
 use super::balancing::{self, switch};
 use super::diagnostics::{Invalid, Span};
+use super::dns;
 use super::listener::TIMEOUT;
 use super::model::{
     Address, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Pool, PoolLimits,
@@ -60,6 +61,7 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
     let tls = table.read("tls", Value::table).map(|tls| upstream_tls(tls, source.as_ref()));
     let pool = Pool {
         name,
+        dns: dns::rules(table, source.as_ref()),
         tls: tls.flatten(),
         balance: balancing::balance(table),
         sticky: table.read("sticky", |value| value.table().and_then(balancing::sticky)),
@@ -75,7 +77,7 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         source: source?,
     };
     if matches!(pool.source, PoolSource::Files(_)) {
-        for value in CONNECTING.iter().filter_map(|key| table.value(key)) {
+        for value in CONNECTING.iter().chain(&dns::KEYS).filter_map(|key| table.value(key)) {
             let warning = value.warning("it has no effect on a pool of files");
             table.context.push(warning.help("leave it out"));
         }
@@ -84,10 +86,11 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
 }
 
 fn source(table: &Table<'_>) -> Option<PoolSource> {
-    const HELP: &str = "write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"";
+    const HELP: &str =
+        "write endpoints = [\"10.0.0.1:8080\"], dns = \"app.example:8080\" or files = \"../site\"";
     let fallback = table.value("fallback");
     let cache_control = table.value("cache_control");
-    let (key, value) = table.exactly_one(&["endpoints", "files"], HELP)?;
+    let (key, value) = table.exactly_one(&["endpoints", "dns", "files"], HELP)?;
     if key == "files" {
         let fallback =
             fallback.and_then(|value| value.parse("a path", "\"/index.html\"", path::normal));
@@ -101,7 +104,10 @@ fn source(table: &Table<'_>) -> Option<PoolSource> {
         let misplaced = value.error("it is only for pools of files");
         value.context.push(misplaced.help("leave it out; the endpoints decide this themselves"));
     }
-    endpoints(&value).map(PoolSource::Endpoints)
+    match key {
+        "dns" => dns::name(&value).map(PoolSource::Dns),
+        _ => endpoints(&value).map(PoolSource::Endpoints),
+    }
 }
 
 fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
@@ -325,17 +331,19 @@ mod tests {
         assert_eq!(
             said(&files).lines().skip(1).collect::<Vec<_>>(),
             [
-                "  help: write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"",
+                "  help: write endpoints = [\"10.0.0.1:8080\"], dns = \"app.example:8080\" or files = \"../site\"",
                 "  c.toml:2:13: note: `endpoints` is here",
             ]
         );
         let shown = diagnostics_of("[pool.app]");
         assert!(
-            shown.contains("c.toml:1:1: error: [pool.app] has none of `endpoints` or `files`"),
+            shown.contains(
+                "c.toml:1:1: error: [pool.app] has none of `endpoints`, `dns` or `files`"
+            ),
             "{shown}"
         );
         let shown = said("dns = \"a:1\"");
-        assert!(shown.contains("unknown key `dns`"), "{shown}");
+        assert!(shown.contains("`pool.app.dns` and `endpoints` exclude each other"), "{shown}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub(super) async fn probe(
     let request = Request::builder()
         .method(method)
         .uri(path.as_str())
-        .header(HOST, host.clone().map_or_else(|| default_host(endpoint), Ok)?)
+        .header(HOST, host.clone().map_or_else(|| default_host(balanced, endpoint), Ok)?)
         .header(USER_AGENT, AGENT)
         .header(CONNECTION, HeaderValue::from_static("close"))
         .body(Empty::new())
@@ -79,8 +79,8 @@ pub(super) async fn probe(
     }
 }
 
-fn default_host(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
-    HeaderValue::try_from(Balanced::default_host(&endpoint.address))
+fn default_host(balanced: &Balanced, endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
+    HeaderValue::try_from(balanced.default_host(endpoint))
         .map_err(|error| Failure::Answer(error.to_string()))
 }
 

@@ -23,6 +23,7 @@ mod caching;
 mod collapsing;
 mod compression;
 mod conditions;
+mod discovery;
 mod examples;
 mod files;
 mod freshness;

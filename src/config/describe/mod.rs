@@ -43,6 +43,7 @@ pub fn describe_config(config: &Config) -> Value {
             "drain_timeout": show_duration(config.process.drain_timeout),
             "shutdown_delay": show_duration(config.process.shutdown_delay),
             "zone": config.process.zone.as_deref(),
+            "resolvers": config.process.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "admin": admin,
         "log": {
@@ -157,7 +158,13 @@ fn pool(pool: &Pool) -> Value {
             });
             json!({ "endpoints": endpoints.collect::<Vec<_>>(), "protocol": "h1" })
         }
+        PoolSource::Dns(name) => json!({ "dns": name.to_string(), "protocol": "h1" }),
     };
+    described["dns_loopback"] = json!(pool.dns.loopback);
+    described["dns_ttl"] = json!({
+        "min": show_duration(pool.dns.ttl_min),
+        "max": show_duration(pool.dns.ttl_max),
+    });
     described["tls"] = json!(pool.tls.as_ref().map(upstream_tls));
     described["balance"] = json!(match pool.balance {
         Balance::Ewma => "ewma",

@@ -57,6 +57,8 @@ pub struct Process {
     pub shutdown_delay: Duration,
     /// Where this process runs: endpoints of the same zone are preferred.
     pub zone: Option<Name>,
+    /// DNS servers to ask; empty: those of the system.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use super::*;
 pub struct Pool {
     pub name: Name,
     pub source: PoolSource,
+    /// How names are looked up.
+    pub dns: DnsRules,
     /// `None`: plain TCP (or a unix socket) to the endpoints.
     pub tls: Option<UpstreamTls>,
     pub balance: Balance,
@@ -29,7 +31,73 @@ pub struct Pool {
 pub enum PoolSource {
     /// At least one.
     Endpoints(Vec<EndpointSpec>),
+    /// Every record is an endpoint.
+    Dns(DnsName),
     Files(FilesOrigin),
+}
+
+/// A name whose records are endpoints. Names may end with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DnsName {
+    /// A and AAAA records.
+    Addresses { host: String, port: u16 },
+    /// SRV records (RFC 2782).
+    Services { name: String },
+}
+
+/// How the names of a pool are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsRules {
+    /// Loopback and unspecified addresses are used as well.
+    pub loopback: bool,
+    /// Answers are used for no shorter time.
+    pub ttl_min: Duration,
+    /// Answers are used for no longer time; at least `ttl_min`.
+    pub ttl_max: Duration,
+}
+
+impl PoolSource {
+    /// Whether something has to be looked up.
+    pub fn has_names(&self) -> bool {
+        match self {
+            Self::Endpoints(endpoints) => {
+                endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Name { .. }))
+            }
+            Self::Dns(_) => true,
+            Self::Files(_) => false,
+        }
+    }
+}
+
+impl DnsName {
+    /// The name that endpoints go by: a certificate is for it. Of a service it is what follows
+    /// the labels of service and protocol (RFC 6125 §1.8: the name that was asked for, not what an
+    /// answer made of it).
+    pub fn host(&self) -> &str {
+        let name = match self {
+            Self::Addresses { host, .. } => host,
+            Self::Services { name } => {
+                let mut rest = name.as_str();
+                while let Some((label, after)) = rest.split_once('.')
+                    && label.starts_with('_')
+                {
+                    rest = after;
+                }
+                rest
+            }
+        };
+        name.trim_end_matches('.')
+    }
+}
+
+impl fmt::Display for DnsName {
+    /// As in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses { host, port } => write!(f, "{host}:{port}"),
+            Self::Services { name } => write!(f, "srv:{name}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
