@@ -53,6 +53,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
             ttl_min: Duration::from_secs(1),
             ttl_max: Duration::from_secs(60),
         },
+        protocol: model::Protocol::H1,
         tls: None,
         balance,
         sticky: None,

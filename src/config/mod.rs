@@ -12,7 +12,7 @@
 //! reader, value        typed questions to a tree; context gathers the answers' problems
 //! units, address, path, pattern, template, interpolate    text → values
 //! globals, listener, pool, route                 one section each: table → model
-//! balancing, dns, conditions, split, edits       parts of pools and routes
+//! balancing, dns, health, conditions, split, edits    parts of pools and routes
 //! validate             what concerns the whole
 //! describe             model → JSON for the admin API
 //! ```
@@ -29,6 +29,7 @@ mod dns;
 mod edits;
 mod files;
 mod globals;
+mod health;
 pub mod host;
 mod interpolate;
 mod listener;
@@ -373,6 +374,7 @@ pool = "app"
                     endpoint("10.0.0.2:8080"),
                 ]),
                 dns: DnsRules { loopback: false, ttl_min: seconds(1), ttl_max: seconds(60) },
+                protocol: Protocol::H1,
                 tls: None,
                 balance: Balance::Ewma,
                 sticky: None,

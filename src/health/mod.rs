@@ -6,6 +6,9 @@
 //! connect: an endpoint at its limits is still to be judged. Deliberately absent: what follows
 //! from a result (`balance`), and resolving names (`discovery`).
 
+mod converse;
+mod grpc;
+mod http;
 mod probe;
 mod schedule;
 

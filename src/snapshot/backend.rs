@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 use super::Resources;
 use crate::balance::{Endpoint, Pool, Previous};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::model::{self, Address, EndpointSpec, Name, PoolSource};
+use crate::config::model::{self, Address, EndpointSpec, Name, PoolSource, Probe, Protocol};
 use crate::files::Folder;
 use crate::tls;
 use crate::upstream::Dialer;
@@ -33,6 +33,7 @@ pub enum Kind {
 pub struct Balanced {
     pub pool: Arc<Pool>,
     pub dialer: Dialer,
+    pub protocol: Protocol,
     /// By which all its endpoints are found.
     name: Option<Box<str>>,
     tls: Tls,
@@ -94,6 +95,8 @@ fn are_reached_alike(a: &model::Pool, b: &model::Pool) -> bool {
 #[derive(Debug, Default)]
 struct Tls {
     config: Option<Arc<ClientConfig>>,
+    /// That of probes, which may speak another protocol than requests.
+    of_probes: Option<Arc<ClientConfig>>,
     spec: Option<model::UpstreamTls>,
     name: Option<ServerName<'static>>,
 }
@@ -117,8 +120,21 @@ impl Tls {
             let address = Address::Name { host: host.to_owned(), port: 0 };
             tls::server_name(tls, &address)
         });
+        let config = |protocol| {
+            let alpn = match protocol {
+                Protocol::H1 => tls::ALPN_H1,
+                Protocol::H2 => tls::ALPN_H2,
+            };
+            tls::client_config(tls, &[alpn]).map_err(problem)
+        };
+        let of_requests = config(pool.protocol)?;
+        let is_grpc = |health: &model::Health| matches!(health.probe, Probe::Grpc { .. });
+        let needs_other =
+            pool.protocol != Protocol::H2 && pool.health.as_ref().is_some_and(is_grpc);
+        let of_probes = if needs_other { config(Protocol::H2)? } else { of_requests.clone() };
         Ok(Self {
-            config: Some(tls::client_config(tls, &[tls::ALPN_H1]).map_err(problem)?),
+            config: Some(of_requests),
+            of_probes: Some(of_probes),
             spec: Some(tls.clone()),
             name: name.transpose().map_err(problem)?,
         })
@@ -148,9 +164,15 @@ impl Balanced {
                 connections_max: spec.limits.connections_max,
                 slot_timeout: spec.limits.queue_timeout,
             },
+            protocol: spec.protocol,
             name: common_name(&spec.source).map(Box::from),
             tls,
         })
+    }
+
+    /// What TLS probes speak; `None` without TLS.
+    pub fn probe_tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.of_probes.as_ref()
     }
 
     /// The name that an endpoint's certificate must be for; `None` without TLS.

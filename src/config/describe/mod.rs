@@ -6,6 +6,7 @@
 
 mod cache;
 mod conditions;
+mod health;
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
-    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, Health, HedgeAfter, HostPattern,
-    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Probe, Protocols, Retry, Rewrite,
+    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, HedgeAfter, HostPattern,
+    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Protocol, Protocols, Retry, Rewrite,
     Route, StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
@@ -156,10 +157,14 @@ fn pool(pool: &Pool) -> Value {
                     "zone": endpoint.zone.as_deref(),
                 })
             });
-            json!({ "endpoints": endpoints.collect::<Vec<_>>(), "protocol": "h1" })
+            json!({ "endpoints": endpoints.collect::<Vec<_>>() })
         }
-        PoolSource::Dns(name) => json!({ "dns": name.to_string(), "protocol": "h1" }),
+        PoolSource::Dns(name) => json!({ "dns": name.to_string() }),
     };
+    described["protocol"] = json!(match pool.protocol {
+        Protocol::H1 => "h1",
+        Protocol::H2 => "h2",
+    });
     described["dns_loopback"] = json!(pool.dns.loopback);
     described["dns_ttl"] = json!({
         "min": show_duration(pool.dns.ttl_min),
@@ -189,7 +194,7 @@ fn pool(pool: &Pool) -> Value {
     }));
     described["slow_start"] = json!(show_duration(pool.slow_start));
     described["panic_below"] = json!(show_percentage(pool.panic_below));
-    described["health"] = json!(pool.health.as_ref().map(health));
+    described["health"] = json!(pool.health.as_ref().map(health::health));
     described["outlier"] = pool.outlier.as_ref().map_or(json!(false), |outlier| {
         json!({
             "failures": outlier.failures,
@@ -225,24 +230,6 @@ fn upstream_tls(tls: &UpstreamTls) -> Value {
         "verify": tls.verify,
         "identity": tls.identity.as_ref().map(certificate),
     })
-}
-
-fn health(health: &Health) -> Value {
-    let mut described = match &health.probe {
-        Probe::Tcp => json!({ "tcp": true }),
-        Probe::Http { method, path, host, expect } => json!({
-            "method": method.as_str(),
-            "path": path.as_str(),
-            "host": host.as_ref().map(shown_value),
-            "expect": statuses(expect),
-        }),
-    };
-    described["port"] = json!(health.port);
-    described["interval"] = json!(show_duration(health.interval));
-    described["timeout"] = json!(show_duration(health.timeout));
-    described["healthy_after"] = json!(health.healthy_after);
-    described["unhealthy_after"] = json!(health.unhealthy_after);
-    described
 }
 
 fn retry(retry: &Retry) -> Value {

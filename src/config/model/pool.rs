@@ -8,6 +8,7 @@ pub struct Pool {
     pub source: PoolSource,
     /// How names are looked up.
     pub dns: DnsRules,
+    pub protocol: Protocol,
     /// `None`: plain TCP (or a unix socket) to the endpoints.
     pub tls: Option<UpstreamTls>,
     pub balance: Balance,
@@ -148,14 +149,38 @@ pub struct Health {
 pub enum Probe {
     /// A connection that opens (and finishes its handshake) is healthy.
     Tcp,
-    Http {
-        method: http::Method,
-        /// Path and query in origin form.
-        path: http::uri::PathAndQuery,
-        /// The Host sent; `None`: the endpoint's address.
-        host: Option<HeaderValue>,
-        expect: StatusSet,
+    Http(HttpProbe),
+    /// `grpc.health.v1.Health/Check` for a service; the empty one is the whole server.
+    Grpc {
+        service: String,
+        fields: ProbeFields,
     },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpProbe {
+    pub method: http::Method,
+    /// Path and query in origin form.
+    pub path: http::uri::PathAndQuery,
+    pub fields: ProbeFields,
+    pub expect: StatusSet,
+    /// Text that must stand in the beginning of the body.
+    pub body_contains: Option<String>,
+}
+
+/// What a probe says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ProbeFields {
+    /// The Host sent; `None`: the endpoint's address, or the name that it was found by.
+    pub host: Option<HeaderValue>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    H2,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
