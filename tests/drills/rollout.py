@@ -57,12 +57,13 @@ def run(stage, result):
     dns.addresses("app.test", [pod.ip for pod in pods])
     proxy = stage.headwater(stage.write(
         "headwater.toml", CONFIG.format(folder=stage.folder, dns=dns.port, port=port)))
-    quiet, every = stage.length((15, 8), (3, 2))
-    seconds = quiet + PODS * every + SLOW["slow_seconds"]
+    # In the long form all are replaced twice.
+    quiet, every, replaced = stage.length((12, 4, 2 * PODS), (3, 3, 4))
+    seconds = quiet + replaced * every + SLOW["slow_seconds"]
     load = Mix(stage, proxy.port("h1"), proxy.port("h2"), RATE, seconds)
     time.sleep(quiet)
     begun = time.monotonic()
-    for number in range(PODS):
+    for number in range(replaced):
         old = pods.pop(0)
         pods.append(Pods(stage, f"127.0.1.{PODS + 1 + number}", [port], **SLOW))
         ever.append(pods[-1])
@@ -89,17 +90,17 @@ def run(stage, result):
     ended = sum(pod.process.poll() == 0 for pod in ever)
     slow = sum(took > 0.09 for _, _, _, took in during)
     result.figure(
-        f"{PODS} replaced in {PODS * every} s, {len(requests)} requests, p50/p99 "
+        f"{replaced} replaced in {replaced * every} s, {len(requests)} requests, p50/p99 "
         f"{quantile(before, 0.5):.0f}/{p99_before:.0f} ms quiet, {quantile(during, 0.5):.0f}/{p99:.0f} "
         f"ms meanwhile ({slow} above 90 ms), {int(metrics.sum('retries_total'))} retries, failed: "
         f"{len(gets)} GET, {len(unwritten)} POST not written, {len(failed) - len(gets) - len(unwritten)} "
         f"POST raced; {dns.queries} queries")
     result.require(not gets, f"GETs failed: {gets[:5]}, by the log {dict(why)}")
     result.require(not unwritten, f"POSTs failed unwritten: {unwritten[:5]}, by the log {dict(why)}")
-    result.require(len(raced) <= PODS, f"{len(raced)} POSTs were cut off: {raced[:5]}")
+    result.require(len(raced) <= replaced, f"{len(raced)} POSTs were cut off: {raced[:5]}")
     result.require(p99 <= SLOWER_MAX * p99_before, f"p99 of {p99:.0f} ms, {p99_before:.0f} ms before")
     result.require(len(requests) > RATE * seconds, "there was no load")
-    result.require(ended == PODS, f"{ended} of {PODS} old processes have ended")
+    result.require(ended == replaced, f"{ended} of {replaced} old processes have ended")
     named = {one[1]["endpoint"] for one in metrics.samples if "endpoint" in one[1]}
     wanted = {f"{pod.ip}:{port}" for pod in pods}
     result.require(named == wanted, f"metrics name {sorted(named)}, not {sorted(wanted)}")
