@@ -1,7 +1,7 @@
 //! Names: finding the endpoints of pools by DNS and keeping them fresh.
 //!
 //! A pool may be a name, every record of which is an endpoint, or have endpoints that are names.
-//! Each such name is a [`Subject`](subject::Subject) with a schedule of its own, a task that lasts
+//! Each such name is a `Subject` with a schedule of its own, a task that lasts
 //! as long as the pool's definition of it; a slow answer holds nobody else up. A name that fails, or
 //! whose answer is empty, keeps its last good answer. A record that leaves takes its endpoint with
 //! it: requests under way end in their own time, connections at rest are closed by the workers, and

@@ -112,6 +112,9 @@ fn where_only_the_method_fails_the_answer_is_405_with_those_that_are_allowed() {
     assert_eq!(refused.json()["status"], 405);
     assert_eq!(refused.header("cache-control"), Some("no-store"));
     assert_eq!(proxy.access("\"status\":405")["route"], "none");
+    let routes = proxy.api_get("/api/routes").json();
+    assert_eq!(routes["routes"][1]["methods"][0], "PUT");
+    assert_eq!(routes["routes"][1]["headers"]["x-key"], "(hidden)");
 }
 
 #[test]

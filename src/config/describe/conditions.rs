@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::{HIDDEN, field};
 use crate::config::model::{RequestConditions, ValuePattern};
 
-pub(super) fn add(conditions: &RequestConditions, route: &mut Value) {
+/// Adds `methods`, `headers`, `query` and `cookies` to the description of a route.
+pub fn add(conditions: &RequestConditions, route: &mut Value) {
     let RequestConditions { methods, headers, query, cookies } = conditions;
     let headers = headers.iter().map(|(name, pattern)| field(name, pattern.to_string()));
     let query = query.iter().map(|(name, pattern)| (name.clone(), json!(pattern.to_string())));

@@ -21,6 +21,8 @@ use super::model::{
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
+pub use conditions::add as add_conditions;
+
 const HIDDEN: &str = "(hidden)";
 /// Parts of header names whose values are credentials.
 const CREDENTIALS: [&str; 6] = ["auth", "token", "secret", "key", "cookie", "password"];
@@ -263,7 +265,7 @@ fn route(route: &Route) -> Value {
         "websocket": route.websocket,
         "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
     });
-    conditions::add(&route.conditions, &mut described);
+    add_conditions(&route.conditions, &mut described);
     let (key, action) = match &route.action {
         Action::Pool(name) => ("pool", json!(&**name)),
         Action::Split(shares) => {
