@@ -225,8 +225,11 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     };
     let tasks = Tasks::default();
     let mut stop = shutdown.stop();
-    tasks.spawn("health", health::run(published.clone(), generation.clone(), shutdown.stop()));
-    tasks.spawn("discovery", discovery::run(published.clone(), generation, shutdown.stop()));
+    let (changes, changed) = watch::channel(0);
+    let health = health::run(published.clone(), generation.clone(), changed, shutdown.stop());
+    tasks.spawn("health", health);
+    let discovery = discovery::run(published.clone(), generation, changes, shutdown.stop());
+    tasks.spawn("discovery", discovery);
     if let Some(socket) = admin {
         tracing::info!(address = %socket.address(), "admin API listening");
         tasks.spawn("admin", admin::serve(socket, Rc::new(context), tasks.clone()));

@@ -151,6 +151,7 @@ mod tests {
              [listener.b]\nbind = \"127.0.0.1:0\"\n\
              [pool.app]\nendpoints = [\"10.0.0.1:80\", \"10.0.0.2:80\"]\nhealth.path = \"/\"\n\
              [pool.other]\nendpoints = [\"10.0.0.1:80\"]\n\
+             [pool.found]\ndns = \"app.test:80\"\n\
              [[route]]\nname = \"one\"\npool = \"app\"\npaths = [\"/one\"]\ncache = true\n\
              [[route]]\nname = \"two\"\npool = \"other\"\npaths = [\"/two\"]\n"
         ));
@@ -172,6 +173,7 @@ mod tests {
         let now = Instant::now();
         for backend in snapshot.backends.values() {
             let pool = &backend.balanced().unwrap().pool;
+            pool.stats.discovered.answered(now);
             for member in pool.members().iter() {
                 pool.responded(&member.endpoint, StatusCode::OK, Duration::from_millis(1), now);
             }
@@ -244,6 +246,9 @@ mod tests {
             "endpoint_latency_ewma_seconds",
             "health_checks_total",
             "ejections_total",
+            "dns_lookups_total",
+            "dns_records_ignored_total",
+            "dns_answer_age_seconds",
             "retries_total",
             "retry_budget_exhausted_total",
             "connections",

@@ -21,11 +21,17 @@ pub(super) fn describe(snapshot: &Snapshot) -> Value {
 fn describe_backend(backend: &Backend, now: Instant) -> Value {
     let name = &*backend.spec.name;
     match (backend.balanced(), &backend.spec.source) {
-        (Some(balanced), _) => describe_pool(name, &balanced.pool, now),
+        (Some(balanced), source) => {
+            let mut described = describe_pool(name, &balanced.pool, now);
+            if source.has_names() {
+                described["dns"] = describe_lookups(source, &balanced.pool, now);
+            }
+            described
+        }
         (None, PoolSource::Files(files)) => {
             json!({ "name": name, "files": files.root.display().to_string(), "usable": true })
         }
-        (None, PoolSource::Endpoints(_)) => json!({ "name": name }),
+        (None, PoolSource::Endpoints(_) | PoolSource::Dns(_)) => json!({ "name": name }),
     }
 }
 
@@ -44,6 +50,19 @@ fn describe_pool(name: &str, pool: &Pool, now: Instant) -> Value {
         "queued": pool.queue_len(),
         "queue_max": pool.limits.queue_max,
         "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+/// The name, the age of the answer that is used, and why there was no other one since.
+fn describe_lookups(source: &PoolSource, pool: &Pool, now: Instant) -> Value {
+    let name = match source {
+        PoolSource::Dns(name) => Some(name.to_string()),
+        PoolSource::Endpoints(_) | PoolSource::Files(_) => None,
+    };
+    json!({
+        "name": name,
+        "age_seconds": pool.stats.discovered.age(now).map(|age| age.as_secs_f64()),
+        "failure": pool.stats.discovered.failure(),
     })
 }
 

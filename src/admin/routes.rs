@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cache::status::CacheStatus;
+use crate::config::describe::add_conditions;
 use crate::config::model;
 use crate::snapshot::stats::RouteStats;
 use crate::snapshot::{Action, Destination, Route, Snapshot};
@@ -31,6 +32,7 @@ fn route(route: &Route) -> Value {
         "requests": route.stats.requests(),
         "cache": spec.cache.as_ref().map(|_| cached(&route.stats)),
     });
+    add_conditions(&spec.conditions, &mut described);
     described[kind] = target;
     described
 }

@@ -121,15 +121,20 @@ impl Candidates {
         self.members.iter().any(|member| member.endpoint.id == id)
     }
 
-    /// The middle of the latencies of all but those without one, and how many that are.
-    pub(super) fn median_latency(&self, now_millis: u32) -> Option<(f32, usize)> {
+    /// The latency, in nanoseconds, that one in `parts` of those that are known does not exceed,
+    /// and how many are known.
+    pub(super) fn latency_of(&self, parts: usize, now_millis: u32) -> Option<(f32, usize)> {
         let mut known: Vec<f32> = self
             .members
             .iter()
             .filter_map(|member| member.endpoint.latency.nanos(now_millis))
             .collect();
         known.sort_unstable_by(f32::total_cmp);
-        known.get(known.len() / 2).map(|median| (*median, known.len()))
+        known.get(known.len() / parts).map(|latency| (*latency, known.len()))
+    }
+
+    pub(super) fn median_latency(&self, now_millis: u32) -> Option<(f32, usize)> {
+        self.latency_of(2, now_millis)
     }
 }
 

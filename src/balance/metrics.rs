@@ -1,5 +1,6 @@
 //! What a pool counts, and its Prometheus series.
 
+use super::discovered::Discovered;
 use super::pool::{Pool, process_millis};
 use super::standing::{Availability, Circuit};
 use crate::metrics::status::StatusCounts;
@@ -23,6 +24,7 @@ pub struct PoolStats {
     /// Requests without what the pool hashes on.
     pub hash_fallbacks: Counter,
     pub sticky: [Counter; StickyResult::ALL.len()],
+    pub discovered: Discovered,
 }
 
 /// What became of the cookie that keeps a client at its endpoint.
@@ -107,6 +109,9 @@ impl Pool {
             .series(&pool, self.stats.hedges_won.value() as f64);
         self.collect_queue(out);
         self.collect_affinity(out);
+        if self.has_names {
+            self.stats.discovered.collect(&self.name, std::time::Instant::now(), out);
+        }
         self.collect_endpoints(out);
     }
 

@@ -27,6 +27,7 @@ mod outlier;
 mod quantile;
 
 // The pool, in the order of its use.
+mod discovered;
 mod facts;
 mod metrics;
 mod pick;
@@ -42,6 +43,7 @@ mod sticky;
 mod testing;
 
 pub use candidates::{Candidates, Member};
+pub use discovered::{Discovered, Ignored, LookupResult};
 pub use endpoint::{
     Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,
 };

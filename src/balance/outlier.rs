@@ -16,8 +16,8 @@ pub(super) const SLOW_IN_A_ROW: u32 = 20;
 const EXCESS_MIN: Duration = Duration::from_millis(100);
 /// Endpoints with a latency that it takes to tell what is usual.
 pub(super) const PEERS_MIN: usize = 3;
-/// How long a median is used before it is worked out again.
-const MEDIAN_AGE_MILLIS: u32 = 500;
+/// How long a typical latency is used before it is worked out again.
+const TYPICAL_AGE_MILLIS: u32 = 500;
 
 /// Why an endpoint was ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +56,12 @@ pub(super) fn may_eject(
     others_usable > 0 && (ejected + 1) as f64 <= members as f64 * outlier.eject_max
 }
 
-/// The median of a pool's latencies, worked out now and then: nanoseconds (an `f32`) in the high
+/// A typical latency of a pool, worked out now and then: nanoseconds (an `f32`) in the high
 /// half, when in milliseconds of the process clock in the low one.
 #[derive(Debug, Default)]
-pub(super) struct Median(AtomicU64);
+pub(super) struct Typical(AtomicU64);
 
-impl Median {
+impl Typical {
     pub(super) fn get(
         &self,
         now_millis: u32,
@@ -69,7 +69,7 @@ impl Median {
     ) -> Option<Duration> {
         let packed = self.0.load(Ordering::Relaxed);
         let (known, at) = (f32::from_bits((packed >> 32) as u32), packed as u32);
-        if packed != 0 && now_millis.wrapping_sub(at) < MEDIAN_AGE_MILLIS {
+        if packed != 0 && now_millis.wrapping_sub(at) < TYPICAL_AGE_MILLIS {
             return Some(Duration::from_nanos(known as u64));
         }
         let nanos = work_out()?;
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_median_is_used_for_a_while() {
-        let median = Median::default();
+        let median = Typical::default();
         assert_eq!(median.get(1000, || None), None);
         assert_eq!(median.get(1000, || Some(5e6)), Some(Duration::from_millis(5)));
         assert_eq!(median.get(1499, || Some(9e6)), Some(Duration::from_millis(5)));

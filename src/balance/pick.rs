@@ -154,7 +154,11 @@ impl Pool {
         let open = |index: usize| tried.is_empty() || !tried.contains(&members[index].endpoint.id);
         let max = self.requests_max();
         let first = match &self.balance {
-            Balance::Ewma => two_choices(members, rng, process_millis(now), &open),
+            Balance::Ewma => {
+                let now_millis = process_millis(now);
+                let quick = || self.quick_latency(candidates, now_millis);
+                two_choices(members, rng, now_millis, &open, quick)
+            }
             Balance::RoundRobin => self.next_in_sequence(group, &open),
             Balance::LeastRequests => least_loaded(members, rng, &open),
             Balance::Hash(_) => {
@@ -169,6 +173,13 @@ impl Pool {
             .map(|index| &members[index].endpoint)
             .find(|endpoint| try_increment(&endpoint.in_flight, max))
             .cloned()
+    }
+
+    /// A latency in nanoseconds that a quarter of the candidates do not exceed.
+    fn quick_latency(&self, candidates: &Candidates, now_millis: u32) -> Option<f32> {
+        let work_out = || candidates.latency_of(4, now_millis).map(|(latency, _)| latency);
+        let quick = self.shared.quick.get(now_millis, work_out);
+        quick.map(|quick| quick.as_nanos() as f32)
     }
 
     fn next_in_sequence(&self, group: &Group, open: &impl Fn(usize) -> bool) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! The pool: its members, and the candidates among them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::metrics::PoolStats;
 use super::shared::Shared;
 use super::standing::{Availability, Verdict};
 use super::sticky::{Sticky, Tag};
-use crate::config::model::{self, Balance, EndpointSpec, Name};
+use crate::config::model::{self, Address, Balance, EndpointSpec, Name};
 
 /// The start of the process clock, on which latencies and budgets count.
 static EPOCH: OnceLock<Instant> = OnceLock::new();
@@ -30,6 +31,8 @@ pub fn process_millis(now: Instant) -> u32 {
 #[derive(Debug)]
 pub struct Pool {
     pub name: Name,
+    /// Some endpoints are found by name.
+    pub(super) has_names: bool,
     pub(super) balance: Balance,
     sticky: Option<Sticky>,
     terms: Terms,
@@ -38,6 +41,8 @@ pub struct Pool {
     pub limits: model::PoolLimits,
     pub retry: Option<model::Retry>,
     members: ArcSwap<Vec<Member>>,
+    /// What there was before the first members of this pool.
+    heritage: Mutex<Known>,
     candidates: ArcSwap<Candidates>,
     /// Held while candidates are worked out, and while an ejection is decided.
     deciding: Mutex<()>,
@@ -53,6 +58,32 @@ pub struct Previous<'a> {
     pub is_reached_alike: bool,
 }
 
+/// The members that others are put in the place of.
+#[derive(Debug, Default)]
+struct Known {
+    members: Arc<Vec<Member>>,
+    /// They may be kept as they are.
+    keeps: bool,
+}
+
+impl Known {
+    fn of(previous: Option<Previous<'_>>) -> Self {
+        previous.map_or_else(Self::default, |previous| Self {
+            members: previous.pool.members(),
+            keeps: previous.is_reached_alike,
+        })
+    }
+
+    fn has_healthy(&self) -> bool {
+        let is_healthy = |it: &Member| matches!(it.endpoint.standing().verdict(), Verdict::Healthy);
+        self.keeps && self.members.iter().any(is_healthy)
+    }
+
+    fn by_address(&self) -> HashMap<&Address, &Arc<Endpoint>> {
+        self.members.iter().map(|member| (&member.endpoint.address, &member.endpoint)).collect()
+    }
+}
+
 impl Pool {
     /// Compiles a pool. From `previous` it takes over what it counts and who waits, and every
     /// endpoint whose address stays. `zone` is where this process runs.
@@ -65,12 +96,11 @@ impl Pool {
     ) -> Self {
         let shared: Arc<Shared> =
             previous.map(|previous| previous.pool.shared.clone()).unwrap_or_default();
-        let sticky = spec.sticky.as_ref().map(|sticky| Sticky::new(sticky, &spec.name));
-        let members = members(spec, endpoints, previous, (&shared, sticky.as_ref()), now);
         let pool = Self {
             name: spec.name.clone(),
+            has_names: spec.source.has_names(),
             balance: spec.balance.clone(),
-            sticky,
+            sticky: spec.sticky.as_ref().map(|sticky| Sticky::new(sticky, &spec.name)),
             terms: Terms {
                 panic_below: spec.panic_below,
                 slow_start: spec.slow_start,
@@ -81,18 +111,82 @@ impl Pool {
             outlier: spec.outlier.clone(),
             limits: spec.limits.clone(),
             retry: spec.retry.clone(),
-            members: ArcSwap::from_pointee(members),
+            members: ArcSwap::default(),
+            heritage: Mutex::new(Known::of(previous)),
             candidates: ArcSwap::default(),
             deciding: Mutex::new(()),
             shared,
             stats: previous.map(|previous| previous.pool.stats.clone()).unwrap_or_default(),
         };
-        pool.refresh(now);
+        // Without any, the first answer of its name is awaited.
+        if !endpoints.is_empty() {
+            pool.replace(endpoints, now);
+        }
         pool
     }
 
     pub fn members(&self) -> Arc<Vec<Member>> {
         self.members.load_full()
+    }
+
+    /// Puts others in the place of the endpoints. Those whose address stays are kept as they are;
+    /// one that leaves gets no more requests, and those under way end in their own time.
+    pub fn replace(&self, endpoints: &[EndpointSpec], now: Instant) {
+        let deciding = self.decide();
+        let heritage =
+            std::mem::take(&mut *self.heritage.lock().unwrap_or_else(PoisonError::into_inner));
+        let members = self.members.load_full();
+        let known = if members.is_empty() { heritage } else { Known { members, keeps: true } };
+        let verdict = match self.health.is_some() && known.has_healthy() {
+            true => Verdict::Awaited,
+            false => Verdict::Unknown,
+        };
+        let by_address = known.by_address();
+        let member = |spec: &EndpointSpec| {
+            let before = by_address.get(&spec.address).copied();
+            let endpoint = match before.filter(|_| known.keeps) {
+                Some(kept) => kept.clone(),
+                None => self.new_endpoint(spec, verdict.clone(), before, &known, now),
+            };
+            Member {
+                tag: self.sticky.as_ref().map(|sticky| sticky.tag(&endpoint)),
+                endpoint,
+                weight: spec.weight,
+                backup: spec.backup,
+                zone: spec.zone.clone(),
+            }
+        };
+        self.members.store(Arc::new(endpoints.iter().map(member).collect()));
+        self.work_out(deciding, now);
+    }
+
+    fn new_endpoint(
+        &self,
+        spec: &EndpointSpec,
+        verdict: Verdict,
+        before: Option<&Arc<Endpoint>>,
+        known: &Known,
+        now: Instant,
+    ) -> Arc<Endpoint> {
+        let (address, queue) = (spec.address.clone(), self.shared.queue.clone());
+        let new = Endpoint::new(address, verdict, queue, before.map(|before| &**before));
+        if known.members.is_empty() {
+            // With all endpoints new, none has more to begin with than another.
+            let ready_since = now.checked_sub(self.terms.slow_start).unwrap_or(now);
+            new.standing().set_ready_since(ready_since);
+        }
+        Arc::new(new)
+    }
+
+    /// The endpoints as a configuration would write them.
+    pub fn specs(&self) -> Vec<EndpointSpec> {
+        let spec = |member: &Member| EndpointSpec {
+            address: member.endpoint.address.clone(),
+            weight: member.weight,
+            backup: member.backup,
+            zone: member.zone.clone(),
+        };
+        self.members.load().iter().map(spec).collect()
     }
 
     pub fn health(&self) -> Option<&model::Health> {
@@ -235,48 +329,6 @@ impl Pool {
         }
         (members.len(), ejected, others_usable)
     }
-}
-
-fn members(
-    spec: &model::Pool,
-    endpoints: &[EndpointSpec],
-    previous: Option<Previous<'_>>,
-    (shared, sticky): (&Shared, Option<&Sticky>),
-    now: Instant,
-) -> Vec<Member> {
-    let known = previous.map(|previous| previous.pool.members()).unwrap_or_default();
-    let keeps = previous.is_some_and(|previous| previous.is_reached_alike);
-    let others_healthy = keeps
-        && known
-            .iter()
-            .any(|member| matches!(member.endpoint.standing().verdict(), Verdict::Healthy));
-    let verdict =
-        if others_healthy && spec.health.is_some() { Verdict::Awaited } else { Verdict::Unknown };
-    let endpoint = |endpoint: &EndpointSpec| {
-        let before = known.iter().find(|member| member.endpoint.address == endpoint.address);
-        if let Some(before) = before.filter(|_| keeps) {
-            return before.endpoint.clone();
-        }
-        let before = before.map(|member| &*member.endpoint);
-        let (address, queue) = (endpoint.address.clone(), shared.queue.clone());
-        let new = Endpoint::new(address, verdict.clone(), queue, before);
-        if known.is_empty() {
-            // With all endpoints new, none has more to begin with than another.
-            new.standing().set_ready_since(now.checked_sub(spec.slow_start).unwrap_or(now));
-        }
-        Arc::new(new)
-    };
-    let member = |spec: &EndpointSpec| {
-        let endpoint = endpoint(spec);
-        Member {
-            tag: sticky.map(|sticky| sticky.tag(&endpoint)),
-            endpoint,
-            weight: spec.weight,
-            backup: spec.backup,
-            zone: spec.zone.clone(),
-        }
-    };
-    endpoints.iter().map(member).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::budget::Budget;
-use super::outlier::Median;
+use super::outlier::Typical;
 use super::quantile::Quantile;
 use super::queue::Queue;
 use super::sequence::Cursor;
@@ -15,7 +15,9 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) queue: Arc<Queue>,
     /// Of the latencies, for what is slow.
-    pub(super) median: Median,
+    pub(super) median: Typical,
+    /// Of the latencies, what a quarter does not exceed, for what is slow to `ewma`.
+    pub(super) quick: Typical,
     /// Of the time to the first byte, where hedging goes by it.
     pub(super) quantile: Quantile,
 }

@@ -10,7 +10,8 @@ use super::pool::Pool;
 use super::rng::Rng;
 use super::standing::Verdict;
 use crate::config::model::{
-    self, Address, Balance, EndpointSpec, PoolLimits, PoolSource, PoolTimeouts, Retry, StatusSet,
+    self, Address, Balance, DnsRules, EndpointSpec, PoolLimits, PoolSource, PoolTimeouts, Retry,
+    StatusSet,
 };
 
 pub(super) fn address(port: u16) -> Address {
@@ -47,6 +48,12 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
     let pool = model::Pool {
         name: "p".into(),
         source: PoolSource::Endpoints(endpoints.clone()),
+        dns: DnsRules {
+            loopback: false,
+            ttl_min: Duration::from_secs(1),
+            ttl_max: Duration::from_secs(60),
+        },
+        protocol: model::Protocol::H1,
         tls: None,
         balance,
         sticky: None,

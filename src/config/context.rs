@@ -217,8 +217,9 @@ mod tests {
     fn a_key_like_no_other_gets_the_list() {
         let shown = diagnostics_of("[process]\ncolour = \"red\"");
         assert!(
-            shown
-                .contains("help: the keys here are drain_timeout, shutdown_delay, workers, zone\n"),
+            shown.contains(
+                "help: the keys here are drain_timeout, resolvers, shutdown_delay, workers, zone\n"
+            ),
             "{shown}"
         );
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::address;
 use super::context::Referent;
 use super::diagnostics::{Diagnostic, Invalid, Span};
+use super::dns;
 use super::host;
 use super::model::{
     AccessFormat, AccessLog, AccessTarget, Admin, BindAddress, Cache, Located, Log, LogFormat,
@@ -41,6 +42,7 @@ pub(super) fn process(table: Table<'_>) -> Process {
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(25), &DELAY),
         shutdown_delay: table.duration("shutdown_delay", Duration::ZERO, &DELAY),
         zone: table.read("zone", pool::zone).flatten(),
+        resolvers: table.read("resolvers", dns::resolvers).unwrap_or_default(),
     };
     table.finish();
     process

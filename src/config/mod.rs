@@ -10,9 +10,9 @@
 //! files, syntax        bytes → trees with places
 //! sections             the tables of all files, joined
 //! reader, value        typed questions to a tree; context gathers the answers' problems
-//! units, address, path, template, interpolate    text → values
+//! units, address, path, pattern, template, interpolate    text → values
 //! globals, listener, pool, route                 one section each: table → model
-//! balancing, split, edits                        parts of pools and routes
+//! balancing, dns, health, conditions, split, edits    parts of pools and routes
 //! validate             what concerns the whole
 //! describe             model → JSON for the admin API
 //! ```
@@ -21,17 +21,21 @@
 
 mod address;
 mod balancing;
+mod conditions;
 mod context;
 pub mod describe;
 pub mod diagnostics;
+mod dns;
 mod edits;
 mod files;
 mod globals;
+mod health;
 pub mod host;
 mod interpolate;
 mod listener;
 pub mod model;
 mod path;
+mod pattern;
 mod pool;
 mod reader;
 mod route;
@@ -288,6 +292,7 @@ pool = "app"
                 drain_timeout: seconds(25),
                 shutdown_delay: Duration::ZERO,
                 zone: None,
+                resolvers: Vec::new(),
             }
         );
         let admin = config.admin.unwrap();
@@ -368,6 +373,8 @@ pool = "app"
                     endpoint("10.0.0.1:8080"),
                     endpoint("10.0.0.2:8080"),
                 ]),
+                dns: DnsRules { loopback: false, ttl_min: seconds(1), ttl_max: seconds(60) },
+                protocol: Protocol::H1,
                 tls: None,
                 balance: Balance::Ewma,
                 sticky: None,
@@ -418,6 +425,7 @@ pool = "app"
                 name: "route-1".into(),
                 hosts: Vec::new(),
                 paths: vec![PathPattern::Prefix(String::new())],
+                conditions: RequestConditions::default(),
                 listeners: Vec::new(),
                 priority: 0,
                 action: Action::Pool("app".into()),

@@ -5,13 +5,10 @@
 //! matched in this form, so a pattern that could never match it is refused here, never bent.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use regex::RegexBuilder;
 
 use super::diagnostics::Invalid;
 use super::model::PathPattern;
-
-/// Bound on one compiled regex, in bytes.
-const REGEX_BYTES_MAX: usize = 1 << 20;
+use super::pattern;
 
 /// What a path cannot hold as it is, besides all that is not ASCII.
 const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'?').add(b'#').add(b'\\');
@@ -42,16 +39,7 @@ fn regex_pattern(text: &str) -> Result<PathPattern, Invalid> {
     if text.is_empty() {
         return Err(Invalid::new("the regex is empty").help("write \"/*\" to match every path"));
     }
-    let compiled = RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
-    compiled.map(PathPattern::Regex).map_err(|error| {
-        // The message of a syntax error draws the regex; its last line is the reason.
-        let text_of_error = error.to_string();
-        let reason = text_of_error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        Invalid::new(format!("the regex does not compile: {reason}")).help(
-            "it is searched anywhere in the path; `^` and `$` anchor it, and single quotes keep \
-             TOML from reading its backslashes: '~^/\\d+$'",
-        )
-    })
+    pattern::regex(text, "the path").map(PathPattern::Regex)
 }
 
 /// A prefix to strip or add: normal form, with a slash first and none last.

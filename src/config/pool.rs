@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 
 use super::address;
 use super::balancing::{self, switch};
 use super::diagnostics::{Invalid, Span};
+use super::dns;
+use super::health;
 use super::listener::TIMEOUT;
 use super::model::{
-    Address, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Pool, PoolLimits,
-    PoolSource, PoolTimeouts, Probe, StatusSet, UpstreamTls,
+    Address, CertificateFiles, EndpointSpec, FilesOrigin, Name, Pool, PoolLimits, PoolSource,
+    PoolTimeouts, Protocol, UpstreamTls,
 };
 use super::path;
 use super::reader::Table;
@@ -20,14 +22,13 @@ use super::sections::check_name;
 use super::value::Value;
 
 const WEIGHT: RangeInclusive<i64> = 1..=1000;
-const PORT: RangeInclusive<i64> = 1..=65_535;
+pub(super) const PORT: RangeInclusive<i64> = 1..=65_535;
 /// Of counters of things in a row.
 pub(super) const IN_A_ROW: RangeInclusive<i64> = 1..=1000;
-const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
 const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
 /// Zero turns the queue, or the keeping of idle connections, off.
 const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
-const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
+pub(super) const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
 
 /// Keys of a pool that connects; a pool of files has no use for them.
 const CONNECTING: [&str; 13] = [
@@ -55,17 +56,19 @@ pub(super) fn read(name: Name, table: Table<'_>) -> Option<Pool> {
 
 fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
     let source = source(table);
-    let protocols = [("h1", ())];
-    let _only_one = table.read("protocol", |value| value.one_of(&protocols));
+    let protocols = [("h1", Protocol::H1)];
+    let protocol = table.read("protocol", |value| value.one_of(&protocols));
     let tls = table.read("tls", Value::table).map(|tls| upstream_tls(tls, source.as_ref()));
     let pool = Pool {
         name,
+        dns: dns::rules(table, source.as_ref()),
+        protocol: protocol.unwrap_or(Protocol::H1),
         tls: tls.flatten(),
         balance: balancing::balance(table),
         sticky: table.read("sticky", |value| value.table().and_then(balancing::sticky)),
         slow_start: table.duration("slow_start", Duration::ZERO, &balancing::SLOW_START),
         panic_below: table.percentage("panic_below", 0.5),
-        health: table.read("health", |value| value.table().and_then(health)),
+        health: table.read("health", |value| value.table().and_then(health::read)),
         outlier: switch(table, "outlier", balancing::outlier),
         limits: limits(table.table("limits")),
         retry: switch(table, "retry", balancing::retry),
@@ -75,7 +78,7 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         source: source?,
     };
     if matches!(pool.source, PoolSource::Files(_)) {
-        for value in CONNECTING.iter().filter_map(|key| table.value(key)) {
+        for value in CONNECTING.iter().chain(&dns::KEYS).filter_map(|key| table.value(key)) {
             let warning = value.warning("it has no effect on a pool of files");
             table.context.push(warning.help("leave it out"));
         }
@@ -84,10 +87,11 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
 }
 
 fn source(table: &Table<'_>) -> Option<PoolSource> {
-    const HELP: &str = "write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"";
+    const HELP: &str =
+        "write endpoints = [\"10.0.0.1:8080\"], dns = \"app.example:8080\" or files = \"../site\"";
     let fallback = table.value("fallback");
     let cache_control = table.value("cache_control");
-    let (key, value) = table.exactly_one(&["endpoints", "files"], HELP)?;
+    let (key, value) = table.exactly_one(&["endpoints", "dns", "files"], HELP)?;
     if key == "files" {
         let fallback =
             fallback.and_then(|value| value.parse("a path", "\"/index.html\"", path::normal));
@@ -101,7 +105,10 @@ fn source(table: &Table<'_>) -> Option<PoolSource> {
         let misplaced = value.error("it is only for pools of files");
         value.context.push(misplaced.help("leave it out; the endpoints decide this themselves"));
     }
-    endpoints(&value).map(PoolSource::Endpoints)
+    match key {
+        "dns" => dns::name(&value).map(PoolSource::Dns),
+        _ => endpoints(&value).map(PoolSource::Endpoints),
+    }
 }
 
 fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
@@ -201,54 +208,6 @@ fn upstream_tls(table: Table<'_>, source: Option<&PoolSource>) -> Option<Upstrea
     Some(UpstreamTls { sni, ca, verify, identity, span })
 }
 
-fn health(table: Table<'_>) -> Option<Health> {
-    let probe = probe(&table);
-    let port = table.read("port", |value| value.integer(&PORT));
-    let interval = table.duration("interval", Duration::from_secs(5), &INTERVAL);
-    let timeout = table.duration("timeout", Duration::from_secs(2), &TIMEOUT);
-    let healthy_after = table.integer("healthy_after", 2, &IN_A_ROW);
-    let unhealthy_after = table.integer("unhealthy_after", 3, &IN_A_ROW);
-    table.finish();
-    Some(Health { probe: probe?, port, interval, timeout, healthy_after, unhealthy_after })
-}
-
-fn probe(table: &Table<'_>) -> Option<Probe> {
-    let is_tcp = table.boolean("tcp", false);
-    let method = table.read("method", method).unwrap_or(Method::GET);
-    let host =
-        table.read("host", |value| value.parse("a host", "\"app.example\"", address::authority));
-    let expect = table.read("expect", |value| value.statuses(&FINAL_STATUSES));
-    if is_tcp {
-        for value in ["path", "method", "host", "expect"].iter().filter_map(|key| table.value(key))
-        {
-            let misplaced = value.error("it has no place in a TCP probe");
-            table.context.push(misplaced.help("leave it out, or leave `tcp` out"));
-        }
-        return Some(Probe::Tcp);
-    }
-    let path = table.required("path", "\"/healthz\"")?.parse("a path", "\"/healthz\"", |text| {
-        let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.contains('#'));
-        path.ok_or_else(|| {
-            Invalid::new(format!("{text:?} is not a path")).help("write \"/healthz\"")
-        })
-    })?;
-    let expect = expect.unwrap_or_else(|| StatusSet(vec![(200, 299)]));
-    Some(Probe::Http { method, path, host, expect })
-}
-
-fn method(value: &Value<'_>) -> Option<Method> {
-    value.parse("a method", "\"GET\"", |text| {
-        let method = Method::from_bytes(text.as_bytes()).ok();
-        // Methods are case-sensitive: `get` would be another one.
-        method
-            .filter(|method| method != Method::CONNECT && text == text.to_ascii_uppercase())
-            .ok_or_else(|| {
-                Invalid::new(format!("{text:?} is not a method for probes"))
-                    .help("write \"GET\" or \"HEAD\"")
-            })
-    })
-}
-
 fn limits(table: Table<'_>) -> PoolLimits {
     let limits = PoolLimits {
         connections_max: table.integer("connections", 1024, &CONNECTIONS),
@@ -325,17 +284,19 @@ mod tests {
         assert_eq!(
             said(&files).lines().skip(1).collect::<Vec<_>>(),
             [
-                "  help: write endpoints = [\"10.0.0.1:8080\"] or files = \"../site\"",
+                "  help: write endpoints = [\"10.0.0.1:8080\"], dns = \"app.example:8080\" or files = \"../site\"",
                 "  c.toml:2:13: note: `endpoints` is here",
             ]
         );
         let shown = diagnostics_of("[pool.app]");
         assert!(
-            shown.contains("c.toml:1:1: error: [pool.app] has none of `endpoints` or `files`"),
+            shown.contains(
+                "c.toml:1:1: error: [pool.app] has none of `endpoints`, `dns` or `files`"
+            ),
             "{shown}"
         );
         let shown = said("dns = \"a:1\"");
-        assert!(shown.contains("unknown key `dns`"), "{shown}");
+        assert!(shown.contains("`pool.app.dns` and `endpoints` exclude each other"), "{shown}");
     }
 
     #[test]
@@ -373,36 +334,6 @@ mod tests {
             "{shown}"
         );
         assert!(said("timeouts.tunnel = \"2h\"").is_empty());
-        for key in ["grpc = \"x\"", "body_contains = \"x\""] {
-            let shown = said(&format!("health = {{ path = \"/\", {key} }}"));
-            assert!(shown.contains("unknown key"), "{shown}");
-        }
-    }
-
-    #[test]
-    fn a_probe_is_http_or_tcp() {
-        let health = pool("health = { path = \"/up?x=1\", expect = [\"200-204\", 304] }").health;
-        let health = health.unwrap();
-        assert_eq!((health.healthy_after, health.unhealthy_after), (2, 3));
-        assert!(
-            matches!(health.probe, Probe::Http { expect, path, method: Method::GET, host: None }
-            if expect.0 == [(200, 204), (304, 304)] && path == "/up?x=1")
-        );
-        assert_eq!(pool("health = { tcp = true }").health.unwrap().probe, Probe::Tcp);
-        for (health, message) in [
-            ("{}", "`pool.app.health.path` is missing"),
-            ("{ tcp = true, path = \"/\" }", "it has no place in a TCP probe"),
-            ("{ path = \"up\" }", "\"up\" is not a path"),
-            ("{ path = \"/\", method = \"get\" }", "is not a method for probes"),
-            ("{ path = \"/\", interval = \"1ms\" }", "it must be from 10ms to 1d"),
-            ("{ path = \"/\", expect = [\"2xx\"] }", "no status or range of statuses"),
-            ("{ path = \"/\", host = \"a b\" }", "is not a value of the Host header"),
-            ("{ path = \"/\", healthy_after = 0 }", "0 is out of range"),
-            ("\"/\"", "`pool.app.health` must be a table, not a string"),
-        ] {
-            let shown = said(&format!("health = {health}"));
-            assert!(shown.contains(message), "{health}: {shown}");
-        }
     }
 
     #[test]

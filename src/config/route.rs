@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::address;
+use super::conditions;
 use super::context::Referent;
 use super::diagnostics::{Diagnostic, Invalid};
 use super::edits::{self, Side};
@@ -57,6 +58,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let any_path = vec![PathPattern::Prefix(String::new())];
     let paths = patterns(table, "paths", "\"/api/*\"", path::pattern)
         .map(|paths| if paths.is_empty() { any_path } else { paths });
+    let conditions = conditions::read(table);
     let listeners = table.read("listeners", listeners);
     let action = action(table);
     let rewrite = rewrite(table.table("rewrite"), paths.as_deref());
@@ -83,6 +85,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         name,
         hosts: hosts?,
         paths: paths?,
+        conditions: conditions?,
         listeners: listeners.unwrap_or_default(),
         priority,
         action,
@@ -256,7 +259,6 @@ mod tests {
             ("paths = []", "`route.paths`: the list is empty"),
             ("paths = [\"/a*\"]", "c.toml:3:10: error: `route.paths`: \"/a*\": `*` may only"),
             ("paths = [\"/a\", \"/%61\"]", "warning: `route.paths`: it names the same twice"),
-            ("methods = [\"GET\"]", "unknown key `methods` in [[route]]"),
         ] {
             let shown = said(line);
             assert!(shown.contains(message), "{line}: {shown}");

@@ -187,7 +187,7 @@ fn at_most<T>(value: &Value<'_>, items: Vec<T>, max: usize) -> Option<Vec<T>> {
     Some(items)
 }
 
-fn cookie_name(text: &str) -> Result<&str, Invalid> {
+pub(super) fn cookie_name(text: &str) -> Result<&str, Invalid> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"=;,\"*".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_plain) {
         return Err(Invalid::new(format!("{text:?} is not the name of a cookie")));

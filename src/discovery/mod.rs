@@ -1,341 +1,384 @@
-//! Endpoints that are names: looking up their addresses and keeping them fresh.
+//! Names: finding the endpoints of pools by DNS and keeping them fresh.
 //!
-//! Lookups go through the resolver of the system, `/etc/hosts` and search domains included. It
-//! gives no lifetimes, so names are looked up again at a fixed interval. A name that fails keeps
-//! its last good answer; one that never had an answer is no candidate (`balance`). Connections to
-//! an address that is gone end by their keepalive. Deliberately absent: SRV records, and making
-//! endpoints of the records of one name.
+//! A pool may be a name, every record of which is an endpoint, or have endpoints that are names.
+//! Each such name is a `Subject` with a schedule of its own, a task that lasts
+//! as long as the pool's definition of it; a slow answer holds nobody else up. A name that fails, or
+//! whose answer is empty, keeps its last good answer. A record that leaves takes its endpoint with
+//! it: requests under way end in their own time, connections at rest are closed by the workers, and
+//! the others notice nothing.
+//!
+//! ```text
+//! system, resolver   who is asked; the records of one name
+//! lookup             all records behind one subject, services and their targets included
+//! answer             records → endpoints
+//! subject            an answer → the pool
+//! schedule           when, and what is said
+//! ```
+//!
+//! Deliberately absent: whether endpoints answer (`health`), and picking them (`balance`).
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+mod answer;
+mod lookup;
+mod resolver;
+mod schedule;
+mod subject;
+mod system;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::lookup_host;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
-use crate::balance::{Endpoint, Pool, Rng};
-use crate::config::model::Address;
-use crate::shutdown::{Phase, Stop};
+use crate::balance::{Pool, Rng};
+use crate::config::model::{DnsName, DnsRules, Name};
+use crate::shutdown::{Phase, Stop, Tasks};
 use crate::snapshot::Snapshot;
+use lookup::{Memory, look_up};
+use resolver::Resolver;
+use schedule::Schedule;
+use subject::Subject;
+use system::System;
 
-/// From one round of lookups to the next.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// Intervals vary by this share in both directions, so that fleets do not ask in step.
-const JITTER: f64 = 0.1;
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Lookups under way at once; each occupies a thread.
+/// Lookups under way at once; further ones wait in line.
 const LOOKUPS_MAX: usize = 64;
-/// Addresses of one name that are used. They share the time to connect.
-const ADDRESSES_MAX: usize = 16;
+/// How often the files of the system are looked at.
+const SYSTEM_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the schedules are compared with the configuration even if it did not change, for the
+/// sake of one that panicked.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(10);
+/// How long schedules may take to notice that they are over; none waits for anything then.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Resolves the names that have no address yet, for at most `patience`: before a snapshot is
 /// published, so that its first requests find their endpoints.
 pub async fn resolve_all(snapshot: &Snapshot, patience: Duration) {
-    let mut names = Names::of(snapshot);
-    names.0.retain(|_, holders| holders.iter().any(|holder| !holder.endpoint.is_resolved()));
+    let waiting = unresolved(snapshot);
+    if waiting.is_empty() {
+        return;
+    }
+    let servers = snapshot.config.process.resolvers.clone();
     let mut reasons = HashMap::new();
-    let round = look_up(names.keys(), |name, answer| match answer {
-        Ok(addresses) => names.settle(name, &addresses),
-        Err(reason) => {
-            reasons.insert(name.clone(), reason);
+    let lookups = async {
+        match Resolver::of_system(servers).await {
+            Ok(resolver) => resolve_some(&resolver, &waiting, &mut reasons).await,
+            Err(why) => tracing::error!(why, "names cannot be looked up"),
         }
-    });
-    // What is late is asked for again by the rounds of `run`.
-    let _ = timeout(patience, round).await;
-    for (name, holders) in &names.0 {
-        if holders.iter().any(|holder| !holder.endpoint.is_resolved()) {
-            let reason = reasons.get(name).map_or("no answer yet", String::as_str);
-            tracing::warn!(%name, reason, "name of an endpoint does not resolve");
-        }
-    }
-}
-
-/// Keeps the addresses of names fresh until the process aborts.
-pub async fn run(
-    published: Arc<ArcSwap<Snapshot>>,
-    generations: watch::Receiver<u64>,
-    mut stop: Stop,
-) {
-    tokio::select! {
-        biased;
-        () = stop.reached(Phase::Aborting) => {}
-        () = keep_fresh(&published, generations) => {}
-    }
-}
-
-async fn keep_fresh(published: &ArcSwap<Snapshot>, mut generations: watch::Receiver<u64>) {
-    let rng = Rng::from_entropy();
-    let mut failing = Failing::default();
-    let next_round = || Instant::now() + INTERVAL.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.unit());
-    let mut due = next_round();
-    loop {
-        let all = Instant::now() >= due;
-        if all {
-            due = next_round();
-        }
-        let mut names = Names::of(&published.load());
-        failing.0.retain(|name| names.0.contains_key(name));
-        names.0.retain(|_, holders| all || holders.iter().any(|h| !h.endpoint.is_resolved()));
-        look_up(names.keys(), |name, answer| {
-            failing.note(name, &answer, names.is_resolved(name));
-            if let Ok(addresses) = answer {
-                names.settle(name, &addresses);
-            }
-        })
-        .await;
-        tokio::select! {
-            biased;
-            Ok(()) = generations.changed() => {}
-            () = sleep_until(due) => {}
+    };
+    // What is late is asked for again by the schedules.
+    let _ = timeout(patience, lookups).await;
+    for (index, Unresolved { pool, subject, .. }) in waiting.iter().enumerate() {
+        if !subject.is_resolved(pool) {
+            let reason = reasons.get(&index).map_or("no answer yet", String::as_str);
+            let name = &subject.name;
+            tracing::warn!(pool = %pool.name, %name, reason, "name of endpoints does not resolve");
         }
     }
 }
 
-/// What is looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Name {
-    host: String,
-    port: u16,
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-/// An endpoint that is found by a name, and the pool that must learn of a change.
-#[derive(Debug)]
-struct Holder {
+struct Unresolved {
     pool: Arc<Pool>,
-    endpoint: Arc<Endpoint>,
+    rules: DnsRules,
+    subject: Subject,
 }
 
-/// All names of a snapshot, each once.
-#[derive(Debug, Default)]
-struct Names(HashMap<Name, Vec<Holder>>);
-
-impl Names {
-    fn of(snapshot: &Snapshot) -> Self {
-        let mut names = Self::default();
-        let pools = snapshot.backends.values().filter_map(|backend| backend.balanced());
-        for pool in pools.map(|balanced| &balanced.pool) {
-            for member in pool.members().iter() {
-                let Address::Name { host, port } = &member.endpoint.address else { continue };
-                let name = Name { host: host.clone(), port: *port };
-                let holder = Holder { pool: pool.clone(), endpoint: member.endpoint.clone() };
-                names.0.entry(name).or_default().push(holder);
+fn unresolved(snapshot: &Snapshot) -> Vec<Unresolved> {
+    let mut found = Vec::new();
+    for backend in snapshot.backends.values() {
+        let Some(balanced) = backend.balanced() else { continue };
+        for subject in Subject::all_of(backend) {
+            if !subject.is_resolved(&balanced.pool) {
+                let (pool, rules) = (balanced.pool.clone(), backend.spec.dns.clone());
+                found.push(Unresolved { pool, rules, subject });
             }
         }
-        names
     }
-
-    fn keys(&self) -> Vec<Name> {
-        self.0.keys().cloned().collect()
-    }
-
-    fn holders(&self, name: &Name) -> &[Holder] {
-        self.0.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    fn is_resolved(&self, name: &Name) -> bool {
-        self.holders(name).iter().all(|holder| holder.endpoint.is_resolved())
-    }
-
-    /// Gives an answer to the endpoints of its name.
-    fn settle(&self, name: &Name, answer: &[SocketAddr]) {
-        for Holder { pool, endpoint } in self.holders(name) {
-            if is_same(&endpoint.resolved(), answer) {
-                continue;
-            }
-            let addresses = answer[..answer.len().min(ADDRESSES_MAX)].to_vec();
-            tracing::info!(pool = %pool.name, %name, ?addresses, "name of an endpoint resolved");
-            endpoint.set_resolved(addresses);
-            pool.refresh(Instant::now().into_std());
-        }
-    }
+    found
 }
 
-/// Whether `answer` names the `known` addresses; servers give them in another order each time.
-fn is_same(known: &[SocketAddr], answer: &[SocketAddr]) -> bool {
-    known.len() == answer.len().min(ADDRESSES_MAX)
-        && known.iter().all(|address| answer.contains(address))
-}
-
-/// Names whose last lookup failed.
-#[derive(Debug, Default)]
-struct Failing(HashSet<Name>);
-
-impl Failing {
-    /// Logs the first failure in a row, unless the name never had an address: that was said when
-    /// it was first looked up. True if it logged a warning.
-    fn note(
-        &mut self,
-        name: &Name,
-        answer: &Result<Vec<SocketAddr>, String>,
-        is_resolved: bool,
-    ) -> bool {
-        let Err(reason) = answer else {
-            self.0.remove(name);
-            return false;
-        };
-        let is_news = self.0.insert(name.clone()) && is_resolved;
-        if is_news {
-            tracing::warn!(%name, %reason, "name of an endpoint does not resolve; its last addresses are kept");
-        } else {
-            tracing::debug!(%name, %reason, "name of an endpoint does still not resolve");
-        }
-        is_news
-    }
-}
-
-/// Looks the names up, some at once, and hands on each answer as it comes.
-async fn look_up(
-    names: Vec<Name>,
-    mut answered: impl FnMut(&Name, Result<Vec<SocketAddr>, String>),
+/// Looks them up, some at once, and takes each answer over as it comes; the reasons of failures by
+/// index.
+async fn resolve_some(
+    resolver: &Arc<Resolver>,
+    waiting: &[Unresolved],
+    reasons: &mut HashMap<usize, String>,
 ) {
-    let mut names = names.into_iter();
+    let mut rest = waiting.iter().enumerate();
     let mut lookups = JoinSet::new();
     loop {
         while lookups.len() < LOOKUPS_MAX
-            && let Some(name) = names.next()
+            && let Some((index, Unresolved { subject, .. })) = rest.next()
         {
+            let (resolver, name) = (resolver.clone(), subject.name.clone());
             lookups.spawn(async move {
-                let answer = addresses_of(&name).await;
-                (name, answer)
+                let answer = look_up(&resolver, &name, &[], &mut Memory::default()).await;
+                (index, answer)
             });
         }
         match lookups.join_next().await {
-            Some(Ok((name, answer))) => answered(&name, answer),
+            Some(Ok((index, answer))) => {
+                let Unresolved { pool, rules, subject } = &waiting[index];
+                let now = Instant::now().into_std();
+                match subject.settle(pool, rules.loopback, answer, now) {
+                    Ok(settled) => settled.unused.warn(pool, subject),
+                    Err(failure) => {
+                        reasons.insert(index, failure.to_string());
+                    }
+                }
+            }
             Some(Err(error)) => tracing::error!(%error, "lookup of a name broke off"),
             None => return,
         }
     }
 }
 
-/// The addresses of a name, at least one, in the order to try.
-async fn addresses_of(name: &Name) -> Result<Vec<SocketAddr>, String> {
-    let found = timeout(LOOKUP_TIMEOUT, lookup_host((name.host.as_str(), name.port)))
-        .await
-        .map_err(|_| format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs()))?
-        .map_err(|error| error.to_string())?;
-    let mut addresses = Vec::new();
-    for address in found {
-        if !addresses.contains(&address) {
-            addresses.push(address);
+/// Keeps the addresses of names fresh until the process aborts; `changes` is told when a pool has
+/// got other endpoints.
+pub async fn run(
+    published: Arc<ArcSwap<Snapshot>>,
+    mut generations: watch::Receiver<u64>,
+    changes: watch::Sender<u64>,
+    mut stop: Stop,
+) {
+    let mut schedules = Schedules::new(Finder::new(published.clone(), changes));
+    loop {
+        schedules.reconcile(&published.load());
+        tokio::select! {
+            biased;
+            () = stop.reached(Phase::Aborting) => break,
+            Ok(()) = generations.changed() => {}
+            () = tokio::time::sleep(REVIEW_INTERVAL) => {}
         }
     }
-    if addresses.is_empty() { Err("it has no addresses".to_owned()) } else { Ok(addresses) }
+    schedules.end().await;
+}
+
+/// What the schedules share.
+#[derive(Debug)]
+struct Finder {
+    published: Arc<ArcSwap<Snapshot>>,
+    permits: Semaphore,
+    rng: Rng,
+    changes: watch::Sender<u64>,
+    current: RefCell<Option<Current>>,
+}
+
+/// A resolver, and what it was made of.
+#[derive(Debug)]
+struct Current {
+    servers: Vec<SocketAddr>,
+    system: System,
+    looked: Instant,
+    resolver: Arc<Resolver>,
+}
+
+impl Finder {
+    fn new(published: Arc<ArcSwap<Snapshot>>, changes: watch::Sender<u64>) -> Rc<Self> {
+        Rc::new(Self {
+            published,
+            permits: Semaphore::new(LOOKUPS_MAX),
+            rng: Rng::from_entropy(),
+            changes,
+            current: RefCell::default(),
+        })
+    }
+
+    /// The resolver for the configuration and the system as they are.
+    async fn resolver(&self) -> Result<Arc<Resolver>, String> {
+        let servers = self.published.load().config.process.resolvers.clone();
+        if let Some(current) = &*self.current.borrow()
+            && current.servers == servers
+            && current.looked.elapsed() < SYSTEM_INTERVAL
+        {
+            return Ok(current.resolver.clone());
+        }
+        let system = read_system().await?;
+        let looked = Instant::now();
+        if let Some(current) = &mut *self.current.borrow_mut()
+            && current.servers == servers
+            && current.system == system
+        {
+            current.looked = looked;
+            return Ok(current.resolver.clone());
+        }
+        let resolver = Resolver::new(&servers, &system).map_err(|error| error.to_string())?;
+        let resolver = Arc::new(resolver);
+        let current = Current { servers, system, looked, resolver: resolver.clone() };
+        *self.current.borrow_mut() = Some(current);
+        Ok(resolver)
+    }
+
+    fn tell_changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+}
+
+async fn read_system() -> Result<System, String> {
+    tokio::task::spawn_blocking(System::read).await.map_err(|error| error.to_string())
+}
+
+impl Resolver {
+    /// One for a single use.
+    async fn of_system(servers: Vec<SocketAddr>) -> Result<Arc<Self>, String> {
+        let system = read_system().await?;
+        Self::new(&servers, &system).map(Arc::new).map_err(|error| error.to_string())
+    }
+}
+
+/// The schedules that run, by pool and id of the endpoint that is a name.
+#[derive(Debug)]
+struct Schedules {
+    finder: Rc<Finder>,
+    tasks: Tasks,
+    running: HashMap<(Name, Option<u64>), Running>,
+}
+
+/// A schedule as its owner sees it.
+#[derive(Debug)]
+struct Running {
+    name: DnsName,
+    rules: DnsRules,
+    /// Dropping it ends the schedule.
+    alive: oneshot::Sender<Infallible>,
+}
+
+impl Schedules {
+    fn new(finder: Rc<Finder>) -> Self {
+        Self { finder, tasks: Tasks::default(), running: HashMap::new() }
+    }
+
+    /// Starts the schedules that are missing and ends those that are not wanted any more.
+    fn reconcile(&mut self, snapshot: &Snapshot) {
+        let mut kept = HashMap::new();
+        for (pool, backend) in &snapshot.backends {
+            let rules = &backend.spec.dns;
+            for subject in Subject::all_of(backend) {
+                let id = subject.endpoint.as_ref().map(|endpoint| endpoint.id);
+                let key = (pool.clone(), id);
+                let running = match self.running.remove(&key) {
+                    Some(running) if running.serves(&subject, rules) => running,
+                    _ => self.start(pool, subject, rules),
+                };
+                kept.insert(key, running);
+            }
+        }
+        self.running = kept;
+    }
+
+    fn start(&self, pool: &Name, subject: Subject, rules: &DnsRules) -> Running {
+        let (alive, ended) = oneshot::channel();
+        let name = subject.name.clone();
+        let finder = self.finder.clone();
+        let schedule = Schedule { finder, pool: pool.clone(), subject, rules: rules.clone() };
+        self.tasks.spawn("lookups of a name", schedule.run(ended));
+        Running { name, rules: rules.clone(), alive }
+    }
+
+    async fn end(self) {
+        drop(self.running);
+        if !self.tasks.ended(END_PATIENCE).await {
+            tracing::error!(count = self.tasks.len(), "lookups of names did not end");
+        }
+    }
+}
+
+impl Running {
+    /// Whether it is the right schedule for `subject`, and still there.
+    fn serves(&self, subject: &Subject, rules: &DnsRules) -> bool {
+        if self.alive.is_closed() {
+            tracing::error!(name = %self.name, "lookups of a name broke off; starting anew");
+            return false;
+        }
+        self.name == subject.name && self.rules == *rules
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shutdown::{Shutdown, Tasks};
     use crate::snapshot::testing::snapshot;
 
-    fn name(host: &str) -> Name {
-        Name { host: host.to_owned(), port: 80 }
-    }
-
-    fn addresses(last: &[u8]) -> Vec<SocketAddr> {
-        last.iter().map(|last| ([192, 0, 2, *last], 80).into()).collect()
-    }
-
-    fn pool(snapshot: &Snapshot, name: &str) -> Arc<Pool> {
-        snapshot.backends[name].balanced().unwrap().pool.clone()
-    }
-
     fn is_usable(snapshot: &Snapshot, name: &str) -> bool {
-        pool(snapshot, name).is_usable(Instant::now().into_std())
+        let pool = &snapshot.backends[name].balanced().unwrap().pool;
+        pool.is_usable(Instant::now().into_std())
     }
 
     #[tokio::test]
     async fn names_are_resolved_before_a_snapshot_is_published() {
         let text = "[pool.a]\nendpoints = [\"localhost:80\", \"192.0.2.1:80\"]\n\
-                    [pool.b]\nendpoints = [\"localhost:80\"]\n";
+                    [pool.b]\nendpoints = [\"localhost:80\"]\n[pool.c]\ndns = \"localhost:80\"\n";
         let snapshot = snapshot(text, &[], None);
-        assert!(!is_usable(&snapshot, "b"));
+        assert!(!is_usable(&snapshot, "b") && !is_usable(&snapshot, "c"));
         resolve_all(&snapshot, Duration::from_secs(10)).await;
-        for name in ["a", "b"] {
-            let endpoint = pool(&snapshot, name).members()[0].endpoint.clone();
-            assert!(endpoint.resolved().iter().all(|found| found.ip().is_loopback()));
-            assert!(endpoint.is_resolved() && is_usable(&snapshot, name));
+        for name in ["a", "b", "c"] {
+            let pool = &snapshot.backends[name].balanced().unwrap().pool;
+            let found = pool.members()[0].endpoint.resolved();
+            assert!(!found.is_empty() && found.iter().all(|found| found.ip().is_loopback()));
+            assert!(is_usable(&snapshot, name));
         }
+        assert!(unresolved(&snapshot).is_empty());
     }
 
     #[tokio::test]
-    async fn a_published_name_is_resolved_in_the_background() {
-        let snapshot = snapshot("[pool.a]\nendpoints = [\"localhost:80\"]\n", &[], None);
-        let published = Arc::new(ArcSwap::from_pointee(snapshot));
-        let shutdown = Shutdown::default();
+    async fn published_names_are_resolved_in_the_background_and_changes_of_pools_told() {
+        let text = "[pool.a]\nendpoints = [\"localhost:80\"]\n[pool.b]\ndns = \"localhost:80\"\n";
+        let published = Arc::new(ArcSwap::from_pointee(snapshot(text, &[], None)));
+        let shutdown = crate::shutdown::Shutdown::default();
         tokio::task::LocalSet::new()
             .run_until(async {
                 let tasks = Tasks::default();
                 let (_generation, generations) = watch::channel(1);
-                tasks.spawn("discovery", run(published.clone(), generations, shutdown.stop()));
+                let (changes, mut changed) = watch::channel(0);
+                let task = run(published.clone(), generations, changes, shutdown.stop());
+                tasks.spawn("discovery", task);
                 let resolved = async {
+                    changed.changed().await.unwrap();
                     while !is_usable(&published.load(), "a") {
                         tokio::task::yield_now().await;
                     }
                 };
                 assert!(timeout(Duration::from_secs(10), resolved).await.is_ok());
+                assert!(is_usable(&published.load(), "b"));
                 shutdown.enter(Phase::Aborting);
                 assert!(tasks.ended(Duration::from_secs(5)).await);
             })
             .await;
     }
 
-    #[test]
-    fn an_answer_reaches_every_pool_and_the_last_good_one_is_kept() {
-        let text = "[pool.a]\nendpoints = [\"x.test:80\"]\n[pool.b]\nendpoints = [\"x.test:80\"]\n";
-        let snapshot = snapshot(text, &[], None);
-        let names = Names::of(&snapshot);
-        assert_eq!(names.keys(), [name("x.test")]);
-        names.settle(&name("x.test"), &addresses(&[1, 2]));
-        assert!(is_usable(&snapshot, "a") && is_usable(&snapshot, "b"));
-
-        let endpoint = pool(&snapshot, "a").members()[0].endpoint.clone();
-        names.settle(&name("x.test"), &addresses(&[2, 1]));
-        assert_eq!(*endpoint.resolved(), addresses(&[1, 2]));
-        names.settle(&name("x.test"), &addresses(&[3]));
-        assert_eq!(*endpoint.resolved(), addresses(&[3]));
-    }
-
-    #[test]
-    fn only_so_many_addresses_of_a_name_are_used() {
-        let many: Vec<u8> = (1..=40).collect();
-        let snapshot = snapshot("[pool.a]\nendpoints = [\"x.test:80\"]\n", &[], None);
-        let names = Names::of(&snapshot);
-        names.settle(&name("x.test"), &addresses(&many));
-        let endpoint = pool(&snapshot, "a").members()[0].endpoint.clone();
-        assert_eq!(*endpoint.resolved(), addresses(&many[..ADDRESSES_MAX]));
-        let rotated: Vec<u8> = many.iter().rev().copied().collect();
-        assert!(is_same(&endpoint.resolved(), &addresses(&rotated)));
-    }
-
-    #[test]
-    fn a_failure_is_news_once_per_streak_and_never_for_a_name_without_address() {
-        let mut failing = Failing::default();
-        let (failure, answer) = (Err("no such host".to_owned()), Ok(addresses(&[1])));
-        let mut note = |answer, resolved| failing.note(&name("x.test"), answer, resolved);
-        assert!(note(&failure, true));
-        assert!(!note(&failure, true));
-        assert!(!note(&answer, true));
-        assert!(note(&failure, true));
-        assert!(!note(&answer, true));
-        assert!(!note(&failure, false));
-    }
-
-    #[tokio::test]
-    async fn a_lookup_that_fails_says_why() {
-        // The system never asks a server for this.
-        let reason = addresses_of(&name("x\0")).await.unwrap_err();
-        assert!(!reason.is_empty());
+    #[tokio::test(start_paused = true)]
+    async fn only_another_definition_gives_a_name_a_new_schedule() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let text = "[pool.a]\nendpoints = [\"a.localhost:80\", \"b.localhost:80\"]\n";
+                let first = snapshot(text, &[], None);
+                let published = Arc::new(ArcSwap::from_pointee(first));
+                let finder = Finder::new(published.clone(), watch::channel(0).0);
+                let mut schedules = Schedules::new(finder);
+                let publish = |schedules: &mut Schedules, text: &str| {
+                    let next = snapshot(text, &[], Some(&published.load()));
+                    published.store(Arc::new(next));
+                    schedules.reconcile(&published.load());
+                };
+                publish(&mut schedules, text);
+                assert_eq!(schedules.tasks.len(), 2);
+                publish(&mut schedules, &format!("{text}keepalive = \"5s\"\n"));
+                assert_eq!(schedules.tasks.len(), 2);
+                publish(
+                    &mut schedules,
+                    "[pool.a]\nendpoints = [\"b.localhost:80\"]\ndns_ttl.max = \"5s\"\n",
+                );
+                assert_eq!(schedules.running.len(), 1);
+                while schedules.tasks.len() > 1 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
     }
 }

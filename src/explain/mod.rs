@@ -20,7 +20,7 @@ use crate::cache::key_spec::Asking;
 use crate::config::model;
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
-use crate::route::{Query, host, path, rewrite, template};
+use crate::route::{Query, conditions, host, path, rewrite, template};
 use crate::snapshot::{Action, Route, Snapshot};
 use answer::Judged;
 
@@ -49,8 +49,10 @@ pub struct Explanation {
     /// In normal form.
     pub url: String,
     pub listener: Option<String>,
-    /// `None`: no route takes it, which is a 404.
+    /// `None`: no route takes it, which is a 404, or a 405 where it would with one of `allow`.
     pub route: Option<RouteTaken>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<ActionTaken>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +64,9 @@ pub struct RouteTaken {
     pub name: String,
     pub host: String,
     pub path: String,
+    /// What it asks beyond them, in one spelling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<String>,
     pub reason: &'static str,
     /// The routes that match as well, in the order in which they would follow.
     pub beaten: Vec<String>,
@@ -107,18 +112,22 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
     let path = path::normalize(url.path()).map_err(|error| refused(&error))?;
     let listener = listener(snapshot, question, scheme == "https")?;
     let target = Target { scheme, authority: authority.as_str(), host: &host, path: &path, url };
-    let query =
-        Query { listener: listener.as_deref().unwrap_or_default(), host: &host, path: &path };
+    let query = target.routed(question, listener.as_deref());
     let found = explain::matches(&snapshot.config.routes, &query);
     let mut explanation = Explanation {
         method: question.method.to_string(),
         url: target.normal(),
-        listener,
+        listener: listener.clone(),
+        allow: Vec::new(),
         route: None,
         action: None,
         cache: None,
     };
-    let Some(winner) = found.first() else { return Ok(explanation) };
+    let Some(winner) = found.first() else {
+        let methods = snapshot.methods_of(&query);
+        explanation.allow = methods.iter().map(Method::to_string).collect();
+        return Ok(explanation);
+    };
     let Some(route) = snapshot.routes.get(winner.route) else { return Ok(explanation) };
     explanation.route = Some(route_taken(snapshot, &found, winner));
     explanation.action = Some(action(route, &target));
@@ -134,8 +143,8 @@ pub fn held(snapshot: &Snapshot, question: &Question) -> Option<EntrySummary> {
     let host = host::normalize(url.authority()?.as_str()).ok()?.name;
     let path = path::normalize(url.path()).ok()?;
     let listener = listener(snapshot, question, url.scheme_str() == Some("https")).ok()?;
-    let index = snapshot.route(listener.as_deref().unwrap_or_default(), &host, &path)?;
     let target = Target { scheme: scheme(url), authority: "", host: &host, path: &path, url };
+    let index = snapshot.route(&target.routed(question, listener.as_deref()))?;
     let mut buffer = KeyBuffer::default();
     let hasher = snapshot.cache.hasher();
     let key = snapshot.routes[index].key.primary(&target.asking(question), &mut buffer, hasher)?;
@@ -156,6 +165,17 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
+    fn routed<'a>(&'a self, question: &'a Question, listener: Option<&'a str>) -> Query<'a> {
+        Query {
+            listener: listener.unwrap_or_default(),
+            host: self.host,
+            path: self.path,
+            method: &question.method,
+            query: self.url.query(),
+            headers: &question.headers,
+        }
+    }
+
     fn asking<'a>(&'a self, question: &'a Question) -> Asking<'a> {
         Asking {
             host: self.host,
@@ -198,6 +218,7 @@ fn route_taken(snapshot: &Snapshot, found: &[Match<'_>], winner: &Match<'_>) -> 
         name: name(winner),
         host: winner.host.map_or_else(|| "*".to_owned(), ToString::to_string),
         path: winner.path.to_string(),
+        conditions: conditions::describe(&snapshot.config.routes[winner.route]),
         reason: explain::reason(winner, found.get(1)).as_str(),
         beaten: found.iter().skip(1).map(name).collect(),
     }
@@ -340,6 +361,26 @@ mod tests {
                 if location == "https://example.com/a?b"
         ));
         assert!(found.cache.is_none());
+    }
+
+    #[test]
+    fn conditions_are_shown_and_methods_that_would_do() {
+        let site = of_text(
+            "[listener.web]\nbind = \"127.0.0.1:0\"\n[pool.app]\nendpoints = [\"127.0.0.1:1\"]\n\
+             [[route]]\nname = \"canary\"\npool = \"app\"\nmethods = [\"GET\", \"HEAD\"]\n\
+             headers = { x = \"1\" }\n",
+            &[],
+            None,
+        );
+        let mut asked = question("http://h/");
+        let found = explain(&site, &asked).unwrap();
+        assert!(found.route.is_none() && found.allow.is_empty());
+        asked.headers.insert("x", "1".parse().expect("a value"));
+        let found = explain(&site, &asked).unwrap();
+        let conditions = found.route.expect("a route").conditions;
+        assert_eq!(conditions.as_deref(), Some("methods=GET,HEAD;header \"x\"=\"1\""));
+        asked.method = Method::POST;
+        assert_eq!(explain(&site, &asked).unwrap().allow, ["GET", "HEAD"]);
     }
 
     #[test]

@@ -20,7 +20,18 @@ impl fmt::Display for Explanation {
             line!(f, "listener", "{listener}")?;
         }
         let Some(route) = &self.route else {
-            return line!(f, "route", "none takes it: 404");
+            return match self.allow.as_slice() {
+                [] => line!(f, "route", "none takes it: 404"),
+                allow => {
+                    line!(
+                        f,
+                        "route",
+                        "none takes {}: 405, Allow: {}",
+                        self.method,
+                        allow.join(", ")
+                    )
+                }
+            };
         };
         self::route(f, route)?;
         if let Some(action) = &self.action {
@@ -32,6 +43,9 @@ impl fmt::Display for Explanation {
 
 fn route(f: &mut fmt::Formatter<'_>, route: &RouteTaken) -> fmt::Result {
     line!(f, "route", "{} (host {}, path {})", route.name, route.host, route.path)?;
+    if let Some(conditions) = &route.conditions {
+        line!(f, "", "where {conditions}")?;
+    }
     match route.beaten.as_slice() {
         [] => line!(f, "", "{}", route.reason),
         [next, ..] => line!(f, "", "before {next}, because {}", route.reason),

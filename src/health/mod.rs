@@ -6,6 +6,9 @@
 //! connect: an endpoint at its limits is still to be judged. Deliberately absent: what follows
 //! from a result (`balance`), and resolving names (`discovery`).
 
+mod converse;
+mod grpc;
+mod http;
 mod probe;
 mod schedule;
 
@@ -33,11 +36,13 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(10);
 /// How long schedules may take to notice that they are over; none waits for anything then.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Probes the endpoints of the published snapshot until the process aborts. Draining goes on with
-/// it: what still runs needs to know which endpoints answer.
+/// Probes the endpoints of the published snapshot until the process aborts; `changes` tells when
+/// discovery gave a pool other ones. Draining goes on with it: what still runs needs to know which
+/// endpoints answer.
 pub async fn run(
     published: Arc<ArcSwap<Snapshot>>,
     mut generations: watch::Receiver<u64>,
+    mut changes: watch::Receiver<u64>,
     mut stop: Stop,
 ) {
     let mut schedules = Schedules::new(Prober::new(published.clone()));
@@ -47,6 +52,7 @@ pub async fn run(
             biased;
             () = stop.reached(Phase::Aborting) => break,
             Ok(()) = generations.changed() => {}
+            Ok(()) = changes.changed() => {}
             () = tokio::time::sleep(REVIEW_INTERVAL) => {}
         }
     }
@@ -261,7 +267,8 @@ mod tests {
                 let (_generation, generations) = watch::channel(1);
                 let tasks = Tasks::default();
                 let published = Arc::new(ArcSwap::from_pointee(first));
-                tasks.spawn("health", run(published, generations, shutdown.stop()));
+                let changes = watch::channel(0).1;
+                tasks.spawn("health", run(published, generations, changes, shutdown.stop()));
                 shutdown.enter(Phase::Draining);
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 assert!(endpoint.stats.probes_failed.value() >= 4);
@@ -281,7 +288,9 @@ mod tests {
                     Arc::new(ArcSwap::from_pointee(snapshot(&named(&["a"], ""), &[], None)));
                 let (generation, generations) = watch::channel(1);
                 let (tasks, shutdown) = (Tasks::default(), Shutdown::default());
-                tasks.spawn("health", run(published.clone(), generations, shutdown.stop()));
+                let changes = watch::channel(0).1;
+                let health = run(published.clone(), generations, changes, shutdown.stop());
+                tasks.spawn("health", health);
                 let pools =
                     format!("[pool.app]\nendpoints = [\"{address}\"]\nhealth = {{ tcp = true }}\n");
                 let next = snapshot(&pools, &[], Some(&published.load()));

@@ -1,34 +1,20 @@
-//! One probe: a connection, and for HTTP one request on it.
+//! One probe: a connection, and what is asked on it.
 //!
-//! Reasons of failures are plain words, because operators read them. Deliberately absent: the
-//! body of the answer; its head decides.
+//! Reasons of failures are plain words, because operators read them.
 
-use std::error::Error as StdError;
 use std::io;
-use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
 use tokio::time::{Instant, timeout_at};
 
+use super::{grpc, http as over_http};
 use crate::balance::Endpoint;
-use crate::config::model::{Health, Probe};
+use crate::config::model::{Health, Probe, ProbeFields, Protocol};
 use crate::error::{Error, Kind};
 use crate::snapshot::Balanced;
-use crate::upstream::{UpstreamIo, connect};
-
-/// The largest head of an answer, in bytes.
-const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Fields in the head of an answer.
-const FIELDS_MAX: usize = 100;
-
-const AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("headwater-health/", env!("CARGO_PKG_VERSION")));
+use crate::upstream::connect;
 
 /// Why a probe failed, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,11 +25,37 @@ pub(super) enum Failure {
     Answer(String),
 }
 
+/// Whom a request is for.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) protocol: Protocol,
+    pub(super) host: HeaderValue,
+    pub(super) scheme: Scheme,
+}
+
 impl Failure {
     pub(super) fn reason(&self) -> &str {
         match self {
             Self::Connect(reason) | Self::Answer(reason) => reason,
         }
+    }
+}
+
+impl Target {
+    fn of(balanced: &Balanced, endpoint: &Endpoint, fields: &ProbeFields) -> Result<Self, Failure> {
+        let host = match &fields.host {
+            Some(host) => host.clone(),
+            None => HeaderValue::try_from(balanced.default_host(endpoint))
+                .map_err(|error| Failure::Answer(error.to_string()))?,
+        };
+        let scheme = if balanced.dialer.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        Ok(Self { protocol: balanced.protocol, host, scheme })
+    }
+
+    /// The whole of it, as HTTP/2 has it.
+    pub(super) fn uri(&self, path: PathAndQuery) -> Result<Uri, http::Error> {
+        let authority = self.host.as_bytes();
+        Uri::builder().scheme(self.scheme.clone()).authority(authority).path_and_query(path).build()
     }
 }
 
@@ -58,50 +70,27 @@ pub(super) async fn probe(
     }
     let deadline = Instant::now() + health.timeout;
     let name = balanced.server_name(endpoint);
-    let tls = balanced.dialer.tls.as_ref().zip(name.as_ref());
+    let tls = balanced.probe_tls().zip(name.as_ref());
     let io = connect(endpoint, health.port, tls, deadline)
         .await
         .map_err(|error| Failure::Connect(why_unconnected(&error, health.timeout)))?;
-    let Probe::Http { method, path, host, expect } = &health.probe else { return Ok(()) };
-    let request = Request::builder()
-        .method(method)
-        .uri(path.as_str())
-        .header(HOST, host.clone().map_or_else(|| default_host(endpoint), Ok)?)
-        .header(USER_AGENT, AGENT)
-        .header(CONNECTION, HeaderValue::from_static("close"))
-        .body(Empty::new())
-        .map_err(|error| Failure::Answer(error.to_string()))?;
-    match timeout_at(deadline, exchange(io, request)).await {
-        Ok(Ok(status)) if expect.contains(status) => Ok(()),
-        Ok(Ok(status)) => Err(Failure::Answer(format!("status {}", status.as_u16()))),
-        Ok(Err(error)) => Err(Failure::Answer(why_unanswered(&error))),
-        Err(_) => Err(Failure::Answer(format!("no answer within {}", shown(health.timeout)))),
-    }
-}
-
-fn default_host(endpoint: &Endpoint) -> Result<HeaderValue, Failure> {
-    HeaderValue::try_from(Balanced::default_host(&endpoint.address))
-        .map_err(|error| Failure::Answer(error.to_string()))
-}
-
-/// Sends the request and waits for the head of the answer.
-async fn exchange(
-    io: UpstreamIo,
-    request: Request<Empty<Bytes>>,
-) -> Result<StatusCode, hyper::Error> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_headers(FIELDS_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(io))
-        .await?;
-    let mut response = pin!(sender.send_request(request));
-    let response = tokio::select! {
-        biased;
-        response = &mut response => response,
-        // It has delivered the answer by then, or never will.
-        _ = connection => response.await,
+    let asking = async {
+        match &health.probe {
+            Probe::Tcp => Ok(()),
+            Probe::Http(probe) => {
+                let target = Target::of(balanced, endpoint, &probe.fields)?;
+                over_http::check(io, &target, probe).await.map_err(Failure::Answer)
+            }
+            Probe::Grpc { service, fields } => {
+                let target = Target::of(balanced, endpoint, fields)?;
+                let asked = (service.as_str(), fields);
+                grpc::check(io, &target, asked, health.timeout).await.map_err(Failure::Answer)
+            }
+        }
     };
-    response.map(|response| response.status())
+    timeout_at(deadline, asking).await.unwrap_or_else(|_| {
+        Err(Failure::Answer(format!("no answer within {}", shown(health.timeout))))
+    })
 }
 
 fn why_unconnected(error: &Error, timeout: Duration) -> String {
@@ -120,7 +109,7 @@ fn why_unconnected(error: &Error, timeout: Duration) -> String {
     }
 }
 
-fn why_io_failed(error: &io::Error) -> String {
+pub(super) fn why_io_failed(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     if let Some(tls) = inner {
         return format!("TLS: {tls}");
@@ -136,22 +125,6 @@ fn why_io_failed(error: &io::Error) -> String {
     }
 }
 
-fn why_unanswered(error: &hyper::Error) -> String {
-    if error.is_parse_too_large() {
-        return "the head of the answer is too large".to_owned();
-    }
-    if error.is_parse() || error.is_parse_status() {
-        return "the answer is not HTTP/1.1".to_owned();
-    }
-    if error.is_incomplete_message() {
-        return "connection closed without an answer".to_owned();
-    }
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        Some(source) => why_io_failed(source),
-        None => error.to_string(),
-    }
-}
-
 fn shown(timeout: Duration) -> String {
     if timeout.subsec_nanos() == 0 {
         format!("{} s", timeout.as_secs())
@@ -162,14 +135,24 @@ fn shown(timeout: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::sync::Arc;
     use std::time::SystemTime;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http2 as server;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
     use tokio::net::{TcpListener, UnixListener};
     use tokio_rustls::TlsAcceptor;
 
+    use super::super::converse::{Beside, HEAD_BYTES_MAX};
     use super::*;
+    use crate::config::model::HttpProbe;
     use crate::snapshot::testing::snapshot;
     use crate::tls::generate::{SelfSigned, self_signed};
     use crate::tls::provider;
@@ -258,6 +241,143 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_must_contain_what_it_is_to_contain() {
+        let health = "health = { path = \"/\", body_contains = \"all is well\" }";
+        let ok = |body: &str| {
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n")
+        };
+        let parts = ok("8\r\nso: all \r\n8\r\nis well.\r\n");
+        assert_eq!(answered(&parts, health).await.0, Ok(()));
+        let other = ok("6\r\nbroken\r\n");
+        let absent = failed("the body does not contain \"all is well\"");
+        assert_eq!(answered(&other, health).await.0, absent);
+        let empty = "HTTP/1.1 204 No Content\r\n\r\n";
+        assert_eq!(answered(empty, health).await.0, absent);
+        // Only so much is looked through, and nothing of an answer that is wrong anyway.
+        let late = format!("11000\r\n{}all is well\r\n", "x".repeat(0x11000 - 11));
+        assert_eq!(answered(&ok(&late), health).await.0, absent);
+        let status = parts.replace("200 OK", "500 No");
+        assert_eq!(answered(&status, health).await.0, failed("status 500"));
+        let cut = parts.replace("8\r\nis well.", "9\r\nis we");
+        let cut = cut.trim_end_matches("0\r\n\r\n").trim_end();
+        let (listener, address) = listener().await;
+        let close = async { drop(origin(&listener, cut).await) };
+        let (result, ()) = tokio::join!(probed(&address, health, &[]), close);
+        assert!(matches!(result, Err(Failure::Answer(_))), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_probe_has_fields_of_its_own() {
+        let ok = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let health = "health = { path = \"/\", headers = { user-agent = \"me\", X-A = \"1\" } }";
+        let (result, head) = answered(ok, health).await;
+        assert_eq!(result, Ok(()));
+        assert!(
+            head.contains("\r\nx-a: 1\r\n") && head.contains("\r\nuser-agent: me\r\n"),
+            "{head}"
+        );
+        assert!(!head.contains("headwater-health"), "{head}");
+    }
+
+    type Answering = fn(&Request<Incoming>) -> (u16, &'static [u8], &'static str);
+
+    /// Takes one connection and answers over HTTP/2: a status, a body, and the gRPC status of its
+    /// trailers.
+    async fn h2_origin(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, answer: Answering) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (status, body, code) = answer(&request);
+            let trailers = HeaderMap::from_iter([(
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(code),
+            )]);
+            let body = Full::new(Bytes::from_static(body))
+                .with_trailers(std::future::ready(Some(Ok::<_, Infallible>(trailers))));
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        let beside = Beside::default();
+        let serving =
+            server::Builder::new(beside.clone()).serve_connection(TokioIo::new(stream), service);
+        let _ = beside.run(serving).await;
+    }
+
+    async fn over_h2(rest: &str, answer: Answering) -> Result<(), Failure> {
+        let (listener, address) = listener().await;
+        let origin = async { h2_origin(listener.accept().await.unwrap().0, answer).await };
+        tokio::select! {
+            result = probed(&address, rest, &[]) => result,
+            () = origin => failed("the origin ended"),
+        }
+    }
+
+    const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
+
+    #[tokio::test]
+    async fn a_grpc_probe_asks_for_its_service() {
+        let health =
+            "health = { grpc = \"shop.Cart\", host = \"shop\", headers = { x-a = \"1\" } }";
+        let result = over_h2(health, |request| {
+            let field = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
+            let uri = request.uri().to_string();
+            let fields = ["content-type", "te", "grpc-timeout", "x-a"].map(field);
+            let right = uri == "http://shop/grpc.health.v1.Health/Check"
+                && request.method() == "POST"
+                && fields == [Some("application/grpc"), Some("trailers"), Some("2000m"), Some("1")];
+            (200, SERVING, if right { "0" } else { "2" })
+        });
+        assert_eq!(result.await, Ok(()));
+        let refused = over_h2("health = { grpc = \"\" }", |_| (200, b"", "5")).await;
+        assert_eq!(refused, failed("gRPC status 5: it does not know the service"));
+        let busy = over_h2("health = { grpc = \"\" }", |_| (200, b"\0\0\0\0\x02\x08\x02", "0"));
+        assert_eq!(busy.await, failed("it says that it is not serving"));
+    }
+
+    #[tokio::test]
+    async fn a_grpc_probe_of_a_server_that_speaks_something_else_fails_in_words() {
+        let (listener, address) = listener().await;
+        let health = "health = { grpc = \"\" }";
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (result, _stream) = tokio::join!(probed(&address, health, &[]), answer);
+        let Err(Failure::Answer(reason)) = result else { unreachable!("it speaks HTTP/1.1") };
+        assert!(reason.starts_with("no answer over HTTP/2: "), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn where_endpoints_speak_http_2_so_do_probes() {
+        let (listener, address) = listener().await;
+        let snapshot = snapshot(&format!("[pool.app]\nendpoints = [\"{address}\"]\n"), &[], None);
+        let balanced = snapshot.backends["app"].balanced().unwrap();
+        let endpoint = &balanced.pool.members()[0].endpoint;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let io = connect(endpoint, None, None, deadline).await.unwrap();
+        let target = Target {
+            protocol: Protocol::H2,
+            host: HeaderValue::from_static("app.test"),
+            scheme: Scheme::HTTP,
+        };
+        let probe = HttpProbe {
+            method: http::Method::GET,
+            path: PathAndQuery::from_static("/up?x"),
+            fields: ProbeFields::default(),
+            expect: crate::config::model::StatusSet(vec![(200, 200)]),
+            body_contains: Some("well".to_owned()),
+        };
+        let origin = h2_origin(listener.accept().await.unwrap().0, |request| {
+            let right = request.uri() == "http://app.test/up?x" && request.method() == "GET";
+            (if right { 200 } else { 400 }, b"all is well", "0")
+        });
+        tokio::select! {
+            result = over_http::check(io, &target, &probe) => assert_eq!(result, Ok(())),
+            () = origin => unreachable!("the origin waits"),
+        }
+    }
+
+    #[tokio::test]
     async fn an_endpoint_that_hangs_does_not_answer_within_the_timeout() {
         let (_listener, address) = listener().await;
         let health = "health = { path = \"/\", timeout = \"50ms\" }";
@@ -301,26 +421,57 @@ mod tests {
         self_signed(&["127.0.0.1"], SystemTime::now()).unwrap()
     }
 
-    /// Takes one TLS connection and answers a request on it.
-    async fn tls_origin(listener: &TcpListener, identity: &SelfSigned) {
+    /// Takes one TLS connection, if its handshake succeeds.
+    async fn tls_accept(
+        listener: &TcpListener,
+        identity: &SelfSigned,
+        alpn: &[&[u8]],
+    ) -> Option<tokio_rustls::server::TlsStream<tokio::net::TcpStream>> {
         use rustls_pki_types::pem::PemObject;
         use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
         let cert = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(provider())
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![cert], key)
             .unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         let (stream, _) = listener.accept().await.unwrap();
-        if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+        TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()
+    }
+
+    /// Answers one request through TLS.
+    async fn tls_origin(listener: &TcpListener, identity: &SelfSigned) {
+        if let Some(mut stream) = tls_accept(listener, identity, &[]).await {
             let mut head = [0; 16];
             stream.read_exact(&mut head).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             stream.flush().await.unwrap();
             let _ = stream.read(&mut head).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grpc_probe_through_tls_agrees_on_http_2() {
+        let own = certificate();
+        let (listener, address) = listener().await;
+        let rest = "tls = { ca = \"ca.pem\" }\nhealth = { grpc = \"\" }";
+        let files = [("ca.pem", own.cert.as_str())];
+        let origin = async {
+            let stream = tls_accept(&listener, &own, &[b"http/1.1", b"h2"]).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            h2_origin(stream, |request| {
+                let right = request.uri().scheme() == Some(&Scheme::HTTPS);
+                (200, SERVING, if right { "0" } else { "2" })
+            })
+            .await;
+        };
+        tokio::select! {
+            result = probed(&address, rest, &files) => assert_eq!(result, Ok(())),
+            () = origin => unreachable!("the origin waits"),
         }
     }
 

@@ -2,7 +2,7 @@
 //! with its exchange.
 
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_LENGTH, ETAG};
+use http::header::{AGE, ALLOW, CONNECTION, CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::client::Protocol;
@@ -179,6 +179,23 @@ pub(super) fn error(
     kind: Kind,
 ) -> Response<ReplyBody> {
     failure(exchange, asked_headers, kind, None)
+}
+
+/// Sends an error page for a request that no route takes, but would with another of `methods`.
+pub(super) fn unrouted(
+    exchange: Exchange,
+    asked_headers: &HeaderMap,
+    methods: &[Method],
+) -> Response<ReplyBody> {
+    if methods.is_empty() {
+        return error(exchange, asked_headers, Kind::NoRoute);
+    }
+    let mut response = error(exchange, asked_headers, Kind::MethodNotAllowed);
+    let allow: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    if let Ok(allow) = HeaderValue::try_from(allow.join(", ")) {
+        response.headers_mut().insert(ALLOW, allow);
+    }
+    response
 }
 
 /// Sends an error page for a request in which the cache may have had a part.

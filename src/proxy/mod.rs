@@ -50,7 +50,7 @@ use crate::body::Body;
 use crate::cache::policy::HEADWATER_CACHE_CONTROL;
 use crate::cache::status::{CacheStatus, FieldKind};
 use crate::error::Kind;
-use crate::route::template;
+use crate::route::{Query, template};
 use crate::snapshot::{Action, Backend};
 use caching::{Caching, Found};
 use client::ClientConnection;
@@ -107,9 +107,17 @@ pub fn handle(
     }
 
     let snapshot = exchange.snapshot.clone();
-    let listener = &connection.listener.spec.name;
-    let Some(index) = snapshot.route(listener, &target.host, &target.path) else {
-        return now(deliver::error(exchange, &parts.headers, Kind::NoRoute));
+    let query = Query {
+        listener: &connection.listener.spec.name,
+        host: &target.host,
+        path: &target.path,
+        method: &parts.method,
+        query: target.query,
+        headers: &parts.headers,
+    };
+    let Some(index) = snapshot.route(&query) else {
+        let methods = snapshot.methods_of(&query);
+        return now(deliver::unrouted(exchange, &parts.headers, &methods));
     };
     exchange.set_route(index);
     let route = &snapshot.routes[index];

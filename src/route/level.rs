@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::iter;
 
 use foldhash::fast::RandomState;
 use memchr::memrchr;
@@ -83,22 +84,32 @@ impl Level {
             .or_else(|| first_to_hold(&self.catch_all, query))
     }
 
-    /// Asks the prefixes of the path, the longest first: all of it, then what is before each slash.
+    /// Every candidate whose pattern takes the path.
+    pub(super) fn candidates<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Candidate> {
+        let by_regex = self.regexes.iter().filter(|(regex, _)| regex.is_match(path));
+        self.exact
+            .get(path)
+            .into_iter()
+            .chain(self.prefixes_of(path))
+            .flatten()
+            .chain(by_regex.map(|(_, candidate)| candidate))
+            .chain(&self.catch_all)
+    }
+
     fn find_by_prefix(&self, query: &Query<'_>) -> Option<usize> {
-        let path = query.path;
+        self.prefixes_of(query.path).find_map(|candidates| first_to_hold(candidates, query))
+    }
+
+    /// Asks the prefixes of the path, the longest first: all of it, then what is before each slash.
+    fn prefixes_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Vec<Candidate>> {
         let longest = self.prefix_bytes_max;
-        let mut end = match path.as_bytes().get(..=longest) {
-            Some(head) => memrchr(b'/', head)?,
-            None => path.len(),
+        let first = match path.as_bytes().get(..=longest) {
+            Some(head) => memrchr(b'/', head),
+            None => Some(path.len()),
         };
-        while end > 0 {
-            let candidates = self.prefixes.get(&path[..end]);
-            if let Some(route) = candidates.and_then(|all| first_to_hold(all, query)) {
-                return Some(route);
-            }
-            end = memrchr(b'/', &path.as_bytes()[..end])?;
-        }
-        None
+        iter::successors(first, |end| memrchr(b'/', &path.as_bytes()[..*end]))
+            .take_while(|end| *end > 0)
+            .filter_map(|end| self.prefixes.get(&path[..end]))
     }
 
     fn find_by_regex(&self, query: &Query<'_>) -> Option<usize> {

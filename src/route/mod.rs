@@ -4,17 +4,21 @@
 //! compares; [`table`] finds the route, [`explain`] says why; [`rewrite`] and [`template`] apply what the route says.
 //! All of it is pure: no I/O, no clock, no allocation where nothing has to change.
 //!
-//! Deliberately absent: statuses (`proxy::respond` makes a 404 of [`Lookup::NoRoute`]), the checks
+//! Deliberately absent: statuses (`proxy::respond` makes a 404 or 405 of [`Lookup::NoRoute`]), the checks
 //! of single values (`config` has made them) and parameters captured from paths.
 
 pub mod conditions;
 pub mod explain;
 pub mod host;
 mod level;
+mod overlap;
 pub mod path;
 pub mod rewrite;
 pub mod table;
 pub mod template;
+mod values;
+
+use http::{HeaderMap, Method};
 
 /// What a request shows to the routes. The strings are in normal form.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,11 @@ pub struct Query<'a> {
     pub host: &'a str,
     /// [`path::normalize`]d.
     pub path: &'a str,
+    pub method: &'a Method,
+    /// As the client sent it.
+    pub query: Option<&'a str>,
+    /// As the client sent them.
+    pub headers: &'a HeaderMap,
 }
 
 /// What the routes say to a request.

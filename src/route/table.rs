@@ -15,12 +15,14 @@ use std::fmt;
 use std::iter;
 
 use foldhash::fast::RandomState;
+use http::Method;
 use memchr::memchr_iter;
 
 use crate::config::model::{HostPattern, PathPattern, Route};
 
 use super::conditions::Conditions;
 use super::level::{Candidate, Level, Rank};
+use super::overlap::may_overlap;
 use super::{Lookup, Query};
 
 /// The routes of one configuration.
@@ -81,6 +83,17 @@ impl RouteTable {
         self.levels(query.host)
             .find_map(|level| level.find(query))
             .map_or(Lookup::NoRoute, Lookup::Found)
+    }
+
+    /// The methods with which some route would take the request that none takes, sorted. Costs
+    /// more than a lookup: every pattern that takes the path is asked, of every host level.
+    pub fn methods(&self, query: &Query<'_>) -> Vec<Method> {
+        let candidates = self.levels(query.host).flat_map(|level| level.candidates(query.path));
+        let missed = candidates.filter_map(|candidate| candidate.conditions.missed_method(query));
+        let mut methods: Vec<Method> = missed.flatten().cloned().collect();
+        methods.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        methods.dedup();
+        methods
     }
 
     fn add_level(&mut self, host: HostKey<'_>, claims: &[Claim<'_>]) {
@@ -210,38 +223,17 @@ fn meeting_place(host: HostKey<'_>, a: &Claim<'_>, b: &Claim<'_>) -> String {
     }
 }
 
-/// Whether some path might match both regexes. The only proof tried against it is that all matches
-/// of one begin otherwise than all matches of the other.
-fn may_overlap(a: &str, b: &str) -> bool {
-    match (literal_start(a), literal_start(b)) {
-        (Some(a), Some(b)) => a.starts_with(b) || b.starts_with(a),
-        _ => true,
-    }
-}
-
-/// Text with which every match begins, as far as it can be read off without parsing. Flags are
-/// expected in the text only, where their parenthesis ends the reading.
-fn literal_start(regex: &str) -> Option<&str> {
-    let text = regex.strip_prefix('^').filter(|text| !text.contains('|'))?;
-    let end = text.find(|c| r"\.+*?()[]{}^$".contains(c)).unwrap_or(text.len());
-    let (literal, rest) = text.split_at(end);
-    if rest.starts_with(['*', '?', '{']) {
-        // The last character may be absent.
-        let last = literal.chars().next_back()?;
-        return literal.strip_suffix(last);
-    }
-    Some(literal)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
-    use http::StatusCode;
+    use http::{HeaderMap, StatusCode};
     use regex::Regex;
 
     use crate::config::diagnostics::{FileId, Span};
-    use crate::config::model::{Action, HeaderEdits, Name, Respond, Rewrite, SpanOf};
+    use crate::config::model::{
+        Action, HeaderEdits, Name, RequestConditions, Respond, Rewrite, SpanOf, ValuePattern,
+    };
 
     use super::*;
 
@@ -251,6 +243,7 @@ pub(super) mod tests {
             name: Name::from("r"),
             hosts: hosts.iter().map(|host| host_pattern(host)).collect(),
             paths: paths.iter().map(|path| path_pattern(path)).collect(),
+            conditions: RequestConditions::default(),
             listeners: Vec::new(),
             priority: 0,
             action: Action::Respond(Respond {
@@ -290,12 +283,37 @@ pub(super) mod tests {
         Route { listeners: listeners.iter().map(|name| Arc::from(*name)).collect(), ..route }
     }
 
+    /// With these conditions, as `methods`, `header`, `query` and `cookie` and their patterns.
+    pub(in crate::route) fn asking(asked: &[(&str, &str)], route: Route) -> Route {
+        let mut conditions = RequestConditions::default();
+        for (kind, text) in asked {
+            if *kind == "methods" {
+                conditions.methods = text.split(' ').map(|it| it.parse().unwrap()).collect();
+                continue;
+            }
+            let (name, pattern) = text.split_once('=').unwrap();
+            let pattern = match (pattern, pattern.strip_prefix('~')) {
+                ("*", _) => ValuePattern::Present,
+                (_, Some(regex)) => ValuePattern::Regex(Regex::new(regex).unwrap()),
+                _ => ValuePattern::Exact(pattern.to_owned()),
+            };
+            match *kind {
+                "header" => conditions.headers.push((name.parse().unwrap(), pattern)),
+                "query" => conditions.query.push((name.to_owned(), pattern)),
+                _ => conditions.cookies.push((name.to_owned(), pattern)),
+            }
+        }
+        Route { conditions, ..route }
+    }
+
     pub(in crate::route) fn prior(priority: i64, route: Route) -> Route {
         Route { priority, ..route }
     }
 
     pub(in crate::route) fn query<'a>(host: &'a str, path: &'a str) -> Query<'a> {
-        Query { listener: "web", host, path }
+        static GET: Method = Method::GET;
+        static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        Query { listener: "web", host, path, method: &GET, query: None, headers: &NONE }
     }
 
     /// Asserts who wins, and that it does not depend on the order of the routes.
@@ -524,14 +542,23 @@ pub(super) mod tests {
             PathPattern::Regex(regex) => (2, Reverse(regex.as_str().len())),
         };
         let listens = |route: &&(usize, &Route)| {
-            route.1.listeners.is_empty() || route.1.listeners.iter().any(|name| &**name == "web")
+            let RequestConditions { methods, headers, .. } = &route.1.conditions;
+            (route.1.listeners.is_empty() || route.1.listeners.iter().any(|name| &**name == "web"))
+                && (methods.is_empty() || methods.contains(query.method))
+                && headers.iter().all(|(name, pattern)| match (query.headers.get(name), pattern) {
+                    (Some(value), ValuePattern::Exact(text)) => value == text,
+                    (value, _) => value.is_some(),
+                })
         };
         let all: Vec<(usize, &Route)> = routes.iter().enumerate().collect();
         let fitting = all.iter().filter(listens).flat_map(|(index, route)| {
             let hosts = HostKey::all_of(route).into_iter().filter(covers);
             let levels = hosts.map(|host| level(&host)).collect::<Vec<_>>();
             let paths = route.paths.iter().filter(matches).map(class);
-            let decided = (Reverse(route.listeners.len().min(1)), Reverse(route.priority), *index);
+            let RequestConditions { methods, headers, .. } = &route.conditions;
+            let few = |count: usize| count.min(1);
+            let conditions = few(route.listeners.len()) + few(methods.len()) + headers.len();
+            let decided = (Reverse(conditions), Reverse(route.priority), *index);
             paths.flat_map(move |class| {
                 levels.clone().into_iter().map(move |level| (level, class, decided))
             })
@@ -545,6 +572,20 @@ pub(super) mod tests {
         const PATHS: [&str; 10] =
             ["/*", "/x", "/x/*", "/x/y", "/x/y/*", "/x//*", "//*", "~^/x", "~y$", "~^/x/."];
         const LISTENERS: [&[&str]; 4] = [&[], &[], &["web"], &["other"]];
+        const ASKED: [&[(&str, &str)]; 6] = [
+            &[],
+            &[],
+            &[("methods", "GET")],
+            &[("methods", "POST")],
+            &[("header", "x=1")],
+            &[("header", "x=*"), ("header", "y=2"), ("methods", "GET PUT")],
+        ];
+        let headers: Vec<HeaderMap> = [&[][..], &[("x", "1")], &[("x", "2"), ("y", "2")]]
+            .iter()
+            .map(|fields| {
+                fields.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect()
+            })
+            .collect();
         // SplitMix64: the same tables in every run.
         let mut state = 1_u64;
         let mut below = |bound: usize| {
@@ -561,13 +602,14 @@ pub(super) mod tests {
                     let paths = [PATHS[below(10)], PATHS[below(10)]];
                     // Every priority only once, so that nothing ties.
                     let priority = i64::try_from(priority).unwrap();
-                    prior(priority, on(LISTENERS[below(4)], route(hosts, &paths)))
+                    let route = on(LISTENERS[below(4)], route(hosts, &paths));
+                    prior(priority, asking(ASKED[below(6)], route))
                 })
                 .collect();
             let table = RouteTable::build(&routes).unwrap();
             for host in ["a.b.c", "z.b.c", "b.c", "z.c", "c", "z"] {
                 for path in ["/", "/x", "/x/", "/x/y", "/x/y/z", "/xy", "/x//y", "//", "//y"] {
-                    let query = query(host, path);
+                    let query = Query { headers: &headers[below(3)], ..query(host, path) };
                     let by_the_book = winner_by_the_book(&routes, &query);
                     assert_eq!(table.lookup(&query), by_the_book, "{query:?} of {routes:#?}");
                 }

@@ -18,6 +18,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use http::Method;
+
 pub use backend::{Backend, Balanced, Kind as BackendKind};
 pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
@@ -105,12 +107,18 @@ impl Snapshot {
         Ok((snapshot, warnings))
     }
 
-    /// The route of a request, by its index; host and path in their normal forms.
-    pub fn route(&self, listener: &str, host: &str, path: &str) -> Option<usize> {
-        match self.table.lookup(&Query { listener, host, path }) {
+    /// The route of a request, by its index.
+    #[inline]
+    pub fn route(&self, query: &Query<'_>) -> Option<usize> {
+        match self.table.lookup(query) {
             Lookup::Found(index) => Some(index),
             Lookup::NoRoute => None,
         }
+    }
+
+    /// The methods with which a request that no route takes would have found one.
+    pub fn methods_of(&self, query: &Query<'_>) -> Vec<Method> {
+        self.table.methods(query)
     }
 
     /// What the cache may hold of a URL; host and path in their normal forms.

@@ -45,9 +45,9 @@ def add_up(tallies):
 class Steady:
     """`drills.steady` as a process."""
 
-    def __init__(self, stage, port, rate, seconds, path="/"):
-        options = {"port": port, "rate": rate, "seconds": seconds, "path": path}
-        self.within = seconds + 40
+    def __init__(self, stage, port, rate, seconds, path="/", **options):
+        options = {"port": port, "rate": rate, "seconds": seconds, "path": path, **options}
+        self.rate, self.path, self.within = rate, path, seconds + 40
         self.process = stage.python("steady", json.dumps(options), stdout=subprocess.PIPE,
                                     text=True)
 
@@ -59,6 +59,28 @@ class Steady:
         report = json.loads(out)
         self.begin = report["begin"]
         return report["seen"]
+
+
+class Mix:
+    """GET and POST over HTTP/1.1 and HTTP/2 at once, each request with a path of its own."""
+
+    def __init__(self, stage, h1, h2, rate, seconds):
+        self.loads = [
+            Steady(stage, port, rate, seconds, f"/{protocol}/{method}", method=method,
+                   numbered=True, h2=protocol == "h2")
+            for protocol, port in (("h1", h1), ("h2", h2)) for method in ("GET", "POST")]
+
+    def finish(self):
+        """Of each request: when it was due by the clock of all processes, path, status, seconds."""
+        return sorted(
+            (load.begin + due, f"{load.path}/{round(due * load.rate)}", status, took)
+            for load in self.loads for due, status, took, _ in load.finish())
+
+
+def quantile(requests, share):
+    """Of the time that requests of a mix took, in milliseconds."""
+    times = sorted(took for _, _, _, took in requests)
+    return times[int(share * (len(times) - 1))] * 1e3
 
 
 class Wrk:

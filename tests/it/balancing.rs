@@ -485,6 +485,49 @@ fn a_connection_is_enough_for_a_tcp_check() {
 }
 
 #[test]
+fn what_the_body_of_an_answer_says_decides_where_that_is_asked() {
+    let well = Arc::new(AtomicBool::new(true));
+    let told = well.clone();
+    let origin = Origin::answering(move |request| match request.header("x-probe") {
+        Some("1") if !told.load(Ordering::SeqCst) => ok("{\"state\": \"degraded\"}"),
+        _ => ok("{\"state\": \"well\"}"),
+    });
+    let health = HEALTH.replace(
+        "interval",
+        "headers = { x-probe = \"1\" }, body_contains = \"\\\"well\\\"\", interval",
+    );
+    let proxy = Setup::of(&[&origin]).pool_lines(&health).start();
+    eventually("the first verdict", || {
+        (proxy.endpoint(&origin)["health"] == "healthy").then_some(())
+    });
+    well.store(false, Ordering::SeqCst);
+    proxy.wait_for_state(&origin, "unhealthy");
+    let reason = proxy.endpoint(&origin)["reason"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "the body does not contain \"\\\"well\\\"\"");
+}
+
+#[test]
+fn what_probes_have_found_survives_reloads() {
+    let (ill, well) = (Patient::new(false), Patient::new(true));
+    let health = "health = { path = \"/healthz\", interval = \"1h\" }";
+    let setup = Setup::of(&[&ill.origin, &well.origin]).pool_lines(health);
+    let proxy = setup.start();
+    proxy.wait_for_state(&ill.origin, "unhealthy");
+    eventually("the other verdict", || {
+        (proxy.endpoint(&well.origin)["health"] == "healthy").then_some(())
+    });
+    let probes = well.origin.count_of(PROBE);
+    for keepalive in 1..=3 {
+        proxy.reload(&setup.clone().pool_lines(&format!("keepalive = \"{keepalive}s\"")));
+        let state = |it: &Patient| proxy.endpoint(&it.origin)["health"].clone();
+        assert_eq!((state(&ill), state(&well)), ("unhealthy".into(), "healthy".into()));
+        assert_eq!(proxy.get("/", &[]).status, 200);
+    }
+    assert_eq!((ill.served(), well.served()), (0, 3));
+    assert_eq!(well.origin.count_of(PROBE), probes);
+}
+
+#[test]
 fn a_probe_that_hangs_is_a_failure() {
     let origin = Origin::scripted(|call| call.wait_for_end());
     let proxy = Setup::of(&[&origin])

@@ -22,6 +22,8 @@ mod bodies;
 mod caching;
 mod collapsing;
 mod compression;
+mod conditions;
+mod discovery;
 mod examples;
 mod files;
 mod freshness;

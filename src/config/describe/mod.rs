@@ -5,6 +5,8 @@
 //! fields that usually carry credentials, which often come from the environment.
 
 mod cache;
+mod conditions;
+mod health;
 
 use std::time::Duration;
 
@@ -13,11 +15,13 @@ use serde_json::{Map, Value, json};
 
 use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
-    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, Health, HedgeAfter, HostPattern,
-    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Probe, Protocols, Retry, Rewrite,
+    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, HedgeAfter, HostPattern,
+    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Protocol, Protocols, Retry, Rewrite,
     Route, StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
+
+pub use conditions::add as add_conditions;
 
 const HIDDEN: &str = "(hidden)";
 /// Parts of header names whose values are credentials.
@@ -42,6 +46,7 @@ pub fn describe_config(config: &Config) -> Value {
             "drain_timeout": show_duration(config.process.drain_timeout),
             "shutdown_delay": show_duration(config.process.shutdown_delay),
             "zone": config.process.zone.as_deref(),
+            "resolvers": config.process.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "admin": admin,
         "log": {
@@ -154,9 +159,19 @@ fn pool(pool: &Pool) -> Value {
                     "zone": endpoint.zone.as_deref(),
                 })
             });
-            json!({ "endpoints": endpoints.collect::<Vec<_>>(), "protocol": "h1" })
+            json!({ "endpoints": endpoints.collect::<Vec<_>>() })
         }
+        PoolSource::Dns(name) => json!({ "dns": name.to_string() }),
     };
+    described["protocol"] = json!(match pool.protocol {
+        Protocol::H1 => "h1",
+        Protocol::H2 => "h2",
+    });
+    described["dns_loopback"] = json!(pool.dns.loopback);
+    described["dns_ttl"] = json!({
+        "min": show_duration(pool.dns.ttl_min),
+        "max": show_duration(pool.dns.ttl_max),
+    });
     described["tls"] = json!(pool.tls.as_ref().map(upstream_tls));
     described["balance"] = json!(match pool.balance {
         Balance::Ewma => "ewma",
@@ -181,7 +196,7 @@ fn pool(pool: &Pool) -> Value {
     }));
     described["slow_start"] = json!(show_duration(pool.slow_start));
     described["panic_below"] = json!(show_percentage(pool.panic_below));
-    described["health"] = json!(pool.health.as_ref().map(health));
+    described["health"] = json!(pool.health.as_ref().map(health::health));
     described["outlier"] = pool.outlier.as_ref().map_or(json!(false), |outlier| {
         json!({
             "failures": outlier.failures,
@@ -219,24 +234,6 @@ fn upstream_tls(tls: &UpstreamTls) -> Value {
     })
 }
 
-fn health(health: &Health) -> Value {
-    let mut described = match &health.probe {
-        Probe::Tcp => json!({ "tcp": true }),
-        Probe::Http { method, path, host, expect } => json!({
-            "method": method.as_str(),
-            "path": path.as_str(),
-            "host": host.as_ref().map(shown_value),
-            "expect": statuses(expect),
-        }),
-    };
-    described["port"] = json!(health.port);
-    described["interval"] = json!(show_duration(health.interval));
-    described["timeout"] = json!(show_duration(health.timeout));
-    described["healthy_after"] = json!(health.healthy_after);
-    described["unhealthy_after"] = json!(health.unhealthy_after);
-    described
-}
-
 fn retry(retry: &Retry) -> Value {
     let words = [("connect", retry.on_connect), ("reset", retry.on_reset)];
     let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.to_owned());
@@ -268,6 +265,7 @@ fn route(route: &Route) -> Value {
         "websocket": route.websocket,
         "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
     });
+    add_conditions(&route.conditions, &mut described);
     let (key, action) = match &route.action {
         Action::Pool(name) => ("pool", json!(&**name)),
         Action::Split(shares) => {
@@ -368,7 +366,7 @@ mod tests {
         let described = describe_config(&config_of(
             "[log]\naccess.format = \"{status} {{x}}\"\n\
              [pool.app]\nendpoints = [\"a:1\"]\nhealth.path = \"/up\"\nretry = false\n\
-             [[route]]\nhosts = [\"*.a.com\"]\npaths = [\"/a/*\"]\npool = \"app\"\ncache.ttl = \"90s\"\n\
+             [[route]]\nhosts = [\"*.a.com\"]\npaths = [\"/a/*\"]\nmethods = [\"GET\"]\nquery.v = \"~2\"\npool = \"app\"\ncache.ttl = \"90s\"\n\
              [[route]]\nredirect = { to = \"/x{path}\" }\n",
         ));
         assert_eq!(described["process"]["drain_timeout"], "25s");
@@ -380,6 +378,8 @@ mod tests {
         assert_eq!(described["pool"]["app"]["outlier"]["eject_max"], "50%");
         assert_eq!(described["route"][0]["hosts"], json!(["*.a.com"]));
         assert_eq!(described["route"][0]["paths"], json!(["/a/*"]));
+        assert_eq!(described["route"][0]["methods"], json!(["GET"]));
+        assert_eq!(described["route"][0]["query"], json!({ "v": "~2" }));
         assert_eq!(described["route"][0]["cache"]["ttl"], "90s");
         assert_eq!(described["route"][1]["redirect"]["to"], "/x{path}");
         assert_eq!(described["route"][1]["redirect"]["status"], 308);
@@ -395,6 +395,7 @@ mod tests {
              tls.certificates = [{{ cert = {pem:?}, key = {pem:?} }}]\n\
              [[route]]\npool = \"app\"\n\
              request_headers.set = {{ authorization = \"s3cret\", x-api-key = \"s3cret\", x-b = \"b\" }}\n\
+             headers = {{ x-token = \"s3cret\" }}\ncookies = {{ a = \"s3cret\" }}\n\
              [[route]]\nhosts = [\"a\"]\nrespond.headers = {{ set-cookie = \"s3cret\" }}\n"
         );
         let config = config_of(&text);

@@ -7,6 +7,7 @@
 
 mod balancing;
 mod cache;
+mod conditions;
 mod pool;
 mod route;
 
@@ -23,6 +24,7 @@ use regex::Regex;
 
 pub use balancing::*;
 pub use cache::*;
+pub use conditions::*;
 pub use pool::*;
 pub use route::*;
 
@@ -55,6 +57,8 @@ pub struct Process {
     pub shutdown_delay: Duration,
     /// Where this process runs: endpoints of the same zone are preferred.
     pub zone: Option<Name>,
+    /// DNS servers to ask; empty: those of the system.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

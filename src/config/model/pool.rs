@@ -6,6 +6,9 @@ use super::*;
 pub struct Pool {
     pub name: Name,
     pub source: PoolSource,
+    /// How names are looked up.
+    pub dns: DnsRules,
+    pub protocol: Protocol,
     /// `None`: plain TCP (or a unix socket) to the endpoints.
     pub tls: Option<UpstreamTls>,
     pub balance: Balance,
@@ -29,7 +32,73 @@ pub struct Pool {
 pub enum PoolSource {
     /// At least one.
     Endpoints(Vec<EndpointSpec>),
+    /// Every record is an endpoint.
+    Dns(DnsName),
     Files(FilesOrigin),
+}
+
+/// A name whose records are endpoints. Names may end with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DnsName {
+    /// A and AAAA records.
+    Addresses { host: String, port: u16 },
+    /// SRV records (RFC 2782).
+    Services { name: String },
+}
+
+/// How the names of a pool are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsRules {
+    /// Loopback and unspecified addresses are used as well.
+    pub loopback: bool,
+    /// Answers are used for no shorter time.
+    pub ttl_min: Duration,
+    /// Answers are used for no longer time; at least `ttl_min`.
+    pub ttl_max: Duration,
+}
+
+impl PoolSource {
+    /// Whether something has to be looked up.
+    pub fn has_names(&self) -> bool {
+        match self {
+            Self::Endpoints(endpoints) => {
+                endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Name { .. }))
+            }
+            Self::Dns(_) => true,
+            Self::Files(_) => false,
+        }
+    }
+}
+
+impl DnsName {
+    /// The name that endpoints go by: a certificate is for it. Of a service it is what follows
+    /// the labels of service and protocol (RFC 6125 §1.8: the name that was asked for, not what an
+    /// answer made of it).
+    pub fn host(&self) -> &str {
+        let name = match self {
+            Self::Addresses { host, .. } => host,
+            Self::Services { name } => {
+                let mut rest = name.as_str();
+                while let Some((label, after)) = rest.split_once('.')
+                    && label.starts_with('_')
+                {
+                    rest = after;
+                }
+                rest
+            }
+        };
+        name.trim_end_matches('.')
+    }
+}
+
+impl fmt::Display for DnsName {
+    /// As in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses { host, port } => write!(f, "{host}:{port}"),
+            Self::Services { name } => write!(f, "srv:{name}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,14 +149,38 @@ pub struct Health {
 pub enum Probe {
     /// A connection that opens (and finishes its handshake) is healthy.
     Tcp,
-    Http {
-        method: http::Method,
-        /// Path and query in origin form.
-        path: http::uri::PathAndQuery,
-        /// The Host sent; `None`: the endpoint's address.
-        host: Option<HeaderValue>,
-        expect: StatusSet,
+    Http(HttpProbe),
+    /// `grpc.health.v1.Health/Check` for a service; the empty one is the whole server.
+    Grpc {
+        service: String,
+        fields: ProbeFields,
     },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpProbe {
+    pub method: http::Method,
+    /// Path and query in origin form.
+    pub path: http::uri::PathAndQuery,
+    pub fields: ProbeFields,
+    pub expect: StatusSet,
+    /// Text that must stand in the beginning of the body.
+    pub body_contains: Option<String>,
+}
+
+/// What a probe says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ProbeFields {
+    /// The Host sent; `None`: the endpoint's address, or the name that it was found by.
+    pub host: Option<HeaderValue>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    H2,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

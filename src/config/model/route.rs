@@ -9,6 +9,7 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// At least one.
     pub paths: Vec<PathPattern>,
+    pub conditions: RequestConditions,
     /// Empty: all listeners.
     pub listeners: Vec<Name>,
     pub priority: i64,

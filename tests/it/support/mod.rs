@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod dns;
 pub mod folder;
 pub mod h2;
 pub mod message;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use certificates::Authority;
 pub use client::{Client, Tls};
+pub use dns::{Dns, Said};
 pub use folder::Folder;
 pub use message::{Answer, Request, answer, cacheable, chunk, ok};
 pub use origin::{Call, Origin};

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::PATIENCE;
 use super::message::{Framing, Incoming, Request, framing};
+use super::{PATIENCE, eventually};
 
 type Script = dyn Fn(&mut Call) + Send + Sync;
 
@@ -72,6 +72,20 @@ impl Origin {
             let bytes = answer(&call.request);
             call.send(&bytes);
         })
+    }
+
+    /// As many as there are addresses, on one port.
+    pub fn on_one_port<const N: usize>(
+        ips: [&str; N],
+        script: impl Fn(&mut Call) + Send + Sync + Clone + 'static,
+    ) -> [Self; N] {
+        let listeners = eventually("a port that is free everywhere", || {
+            let port = TcpListener::bind((ips[0], 0)).unwrap().local_addr().unwrap().port();
+            let bind = |ip: &&str| TcpListener::bind((*ip, port)).ok();
+            ips.iter().map(bind).collect::<Option<Vec<_>>>()
+        });
+        let mut listeners = listeners.into_iter();
+        ips.map(|_| Self::serving(listeners.next().unwrap(), script.clone()))
     }
 
     fn serving(listener: TcpListener, script: impl Fn(&mut Call) + Send + Sync + 'static) -> Self {
@@ -212,6 +226,11 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &Script) -> Incoming<T
 }
 
 impl Call {
+    /// Where the connection was accepted.
+    pub fn local(&self) -> SocketAddr {
+        self.incoming.stream.local_addr().unwrap()
+    }
+
     /// Reads the body into the request, once; whether it is complete. A body that breaks off ends
     /// the connection.
     pub fn body(&mut self) -> bool {

@@ -288,11 +288,28 @@ impl Proxy {
         });
     }
 
-    /// How an endpoint of the pool `app` stands, as `/api/pools` describes it.
-    pub fn endpoint(&self, address: &dyn fmt::Display) -> Value {
+    /// The pool `app`, as `/api/pools` describes it.
+    pub fn pool(&self) -> Value {
         let pools = self.api_get("/api/pools").json();
         let pool = pools["pools"].as_array().unwrap().iter().find(|pool| pool["name"] == "app");
-        let endpoints = pool.unwrap()["endpoints"].as_array().unwrap();
+        pool.unwrap().clone()
+    }
+
+    /// Waits until these are the endpoints of the pool `app`, in the order of their addresses.
+    pub fn wait_for_endpoints(&self, addresses: &[&dyn fmt::Display]) {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        eventually(&format!("{addresses:?} to be the endpoints"), || {
+            let pool = self.pool();
+            let endpoints = pool["endpoints"].as_array().unwrap().iter();
+            let found: Vec<_> = endpoints.map(|it| it["address"].as_str().unwrap()).collect();
+            (found == addresses).then_some(())
+        });
+    }
+
+    /// How an endpoint of the pool `app` stands.
+    pub fn endpoint(&self, address: &dyn fmt::Display) -> Value {
+        let pool = self.pool();
+        let endpoints = pool["endpoints"].as_array().unwrap();
         let address = address.to_string();
         endpoints.iter().find(|it| it["address"] == address.as_str()).unwrap().clone()
     }
