@@ -87,10 +87,11 @@ impl Scrape {
         let mut ends: BTreeMap<String, i64> = BTreeMap::new();
         let listeners = self.snapshot.listeners.values();
         for tls in listeners.filter_map(|listener| listener.tls.as_ref()) {
-            for certificate in tls.state.certificates.certificates() {
+            for certificate in tls.certificates.certificates() {
                 let name = certificate.names.first().map(CertificateName::to_string);
-                let end = ends.entry(name.unwrap_or_default()).or_insert(certificate.not_after);
-                *end = certificate.not_after.min(*end);
+                let end =
+                    ends.entry(name.unwrap_or_default()).or_insert(certificate.validity.not_after);
+                *end = certificate.validity.not_after.min(*end);
             }
         }
         for (name, end) in &ends {

@@ -30,12 +30,15 @@ mod globals;
 pub mod host;
 mod interpolate;
 mod listener;
+mod listener_tls;
 pub mod model;
 mod path;
 mod pool;
 mod reader;
 mod route;
+mod route_access;
 mod route_cache;
+mod route_errors;
 mod sections;
 mod split;
 mod suggest;
@@ -342,6 +345,7 @@ pool = "app"
             listener.limits,
             ListenerLimits {
                 connections_max: 50_000,
+                handshakes_max: 4096,
                 header_bytes_max: 32 << 10,
                 headers_max: 100,
                 uri_bytes_max: 16 << 10,
@@ -424,6 +428,9 @@ pool = "app"
                 rewrite: Rewrite::default(),
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
+                allow: Vec::new(),
+                deny: Vec::new(),
+                errors: Vec::new(),
                 timeout: None,
                 body_bytes_max: 100 << 20,
                 mirror: None,

@@ -1,4 +1,4 @@
-//! One accepted connection: TLS, HTTP, and its proper end.
+//! One accepted connection: what comes before HTTP, HTTP, and its proper end.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,19 +14,19 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::timeout;
 
+use super::handshake::handshake;
 use super::io::{ClientIo, Transport};
+use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
-use crate::config::model::Protocols;
-use crate::proxy::client::{ClientConnection, Peer, Protocol};
+use crate::proxy::client::{ClientConnection, Ends, Protocol};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
 use crate::snapshot::Listener;
-use crate::snapshot::stats::{HandshakeResult, ParseError};
-use crate::tls::ALPN_H2;
+use crate::snapshot::stats::ParseError;
+use crate::tls::{ALPN_H1, ALPN_H2};
 
 /// What a client of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,39 +55,55 @@ pub(crate) async fn serve(
     local: Rc<Local>,
     listener: Arc<Listener>,
     stream: Stream,
-    peer: Peer,
+    ends: Ends,
     register: &impl Register,
 ) {
     let mut socket = Socket::new(stream, listener.spec.timeouts.write);
-    let (transport, protocol, sni) = match &listener.tls {
+    let ends = match listener.spec.proxy_protocol {
+        true => proxy_protocol::read(&listener, ends, &mut socket).await,
+        false => Some(ends),
+    };
+    let Some(ends) = ends else { return };
+    let (transport, protocol, tls) = match &listener.tls {
         None => {
-            let protocol = match listener.spec.protocols {
-                Protocols { h1: true, h2: false } => Protocol::H1,
-                Protocols { h1: false, .. } => Protocol::H2,
-                Protocols { h1: true, h2: true } => {
-                    let told = timeout(listener.spec.timeouts.header, told_protocol(&mut socket));
-                    let Ok(Ok(protocol)) = told.await else { return };
-                    protocol
-                }
+            let Some(protocol) = plain_protocol(&listener, &ends, &mut socket).await else {
+                return;
             };
             (Transport::Plain(socket), protocol, None)
         }
         Some(tls) => {
-            let config = tls.state.config.clone();
-            match handshake(&listener, config, socket).await {
-                Some(accepted) => accepted,
-                None => return,
-            }
+            let accepted = Box::pin(handshake(&listener, tls, &ends, socket)).await;
+            let Some((stream, facts)) = accepted else { return };
+            let protocol = match stream.get_ref().1.alpn_protocol() {
+                Some(ALPN_H2) => Protocol::H2,
+                _ if listener.spec.protocols.h1 => Protocol::H1,
+                _ => Protocol::H2,
+            };
+            (Transport::Tls(Box::new(stream)), protocol, Some(facts))
         }
     };
-    let is_tls = matches!(transport, Transport::Tls(_));
-    let connection = Rc::new(ClientConnection::new(listener, peer, protocol, is_tls, sni));
+    let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
     let _registered = register.register(&connection);
     let io = ClientIo::new(transport, connection.clone());
     match protocol {
         Protocol::H1 => serve_h1(local, connection, io).await,
         Protocol::H2 => serve_h2(local, connection, io).await,
     }
+}
+
+/// What a client without TLS speaks.
+async fn plain_protocol(listener: &Listener, ends: &Ends, socket: &mut Socket) -> Option<Protocol> {
+    let (h1, h2) = (listener.spec.protocols.h1, listener.spec.protocols.h2);
+    if !(h1 && h2) {
+        return Some(if h2 { Protocol::H2 } else { Protocol::H1 });
+    }
+    // A proxy that took the client's TLS off may say what was agreed on.
+    match ends.announced.as_ref().and_then(|announced| announced.alpn.as_deref()) {
+        Some(ALPN_H2) => return Some(Protocol::H2),
+        Some(ALPN_H1) => return Some(Protocol::H1),
+        _ => {}
+    }
+    timeout(listener.spec.timeouts.header, told_protocol(socket)).await.ok()?.ok()
 }
 
 /// What a client without TLS speaks, by its first bytes (RFC 9113 §3.3, §3.4).
@@ -106,37 +122,6 @@ async fn told_protocol(socket: &mut Socket) -> io::Result<Protocol> {
     };
     socket.unread(bytes);
     Ok(protocol)
-}
-
-/// Finishes the TLS handshake in time, or counts why not.
-async fn handshake(
-    listener: &Listener,
-    config: Arc<rustls::ServerConfig>,
-    socket: Socket,
-) -> Option<(Transport, Protocol, Option<Box<str>>)> {
-    let started = Instant::now();
-    let accepting = TlsAcceptor::from(config).accept(socket);
-    let result = timeout(listener.spec.timeouts.handshake, accepting).await;
-    let outcome = match &result {
-        Err(_) => HandshakeResult::Timeout,
-        Ok(Ok(_)) => HandshakeResult::Ok,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => HandshakeResult::Closed,
-        Ok(Err(error)) => {
-            tracing::debug!(listener = %listener.spec.name, %error, "TLS handshake failed");
-            HandshakeResult::Failed
-        }
-    };
-    listener.stats.handshakes[outcome as usize].increment();
-    let stream = result.ok()?.ok()?;
-    listener.stats.handshake.observe(started.elapsed());
-    let session = stream.get_ref().1;
-    let protocol = match session.alpn_protocol() {
-        Some(ALPN_H2) => Protocol::H2,
-        _ if listener.spec.protocols.h1 => Protocol::H1,
-        _ => Protocol::H2,
-    };
-    let sni = session.server_name().map(Box::from);
-    Some((Transport::Tls(Box::new(stream)), protocol, sni))
 }
 
 async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {

@@ -76,6 +76,7 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
         connection: &exchange.connection,
         authority: target.authority,
         request_id: &exchange.request_id,
+        certificate: exchange.certificate(),
         via: exchange.snapshot.via.hop(parts.version),
         host: route.and_then(|route| route.spec.rewrite.host.as_ref()),
         rng: &exchange.local.rng,

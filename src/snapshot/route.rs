@@ -6,7 +6,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::COOKIE;
 
+use super::access::Access;
 use super::backend::Backend;
+use super::pages::ErrorPages;
 use super::stats::RouteStats;
 use crate::balance::Split;
 use crate::cache::key_spec::KeySpec;
@@ -22,6 +24,8 @@ pub struct Route {
     pub action: Action,
     /// How the cache's keys are made.
     pub key: KeySpec,
+    pub access: Access,
+    pub pages: ErrorPages,
     pub mirror: Option<Arc<Mirror>>,
     /// The names of the cookies that are ours, and no business of an endpoint.
     pub own_cookies: Box<[Arc<str>]>,
@@ -105,7 +109,17 @@ impl Route {
         };
         let hashes = matches!(&action, Action::Forward(destination) if hashes(destination));
         let minds_asker = hashes || mirror.is_some() || !own_cookies.is_empty();
-        Some(Self { spec: spec.clone(), action, key, mirror, own_cookies, minds_asker, stats })
+        Some(Self {
+            spec: spec.clone(),
+            action,
+            key,
+            access: Access::new(spec),
+            pages: ErrorPages::new(spec),
+            mirror,
+            own_cookies,
+            minds_asker,
+            stats,
+        })
     }
 }
 
