@@ -42,6 +42,7 @@ impl Scrape {
         let mut out = Exposition::default();
         self.collect_traffic(&mut out);
         self.collect_certificates(&mut out);
+        self.collect_certificate_problems(&mut out);
         self.collect_config(&mut out);
         out.counter(
             "headwater_access_log_dropped_total",
@@ -100,6 +101,18 @@ impl Scrape {
                 "When the first certificate of this name expires.",
             )
             .series(&[("name", name)], *end as f64);
+        }
+    }
+
+    /// Pairs of folders that are not right, and what is served instead.
+    fn collect_certificate_problems(&self, out: &mut Exposition) {
+        for listener in self.snapshot.listeners.values() {
+            let Some(tls) = &listener.tls else { continue };
+            out.gauge(
+                "headwater_tls_certificate_problems",
+                "Certificates of a folder that cannot be used as they are.",
+            )
+            .series(&[("listener", &listener.spec.name)], tls.problems.len() as f64);
         }
     }
 
@@ -259,6 +272,7 @@ mod tests {
             "config_last_reload_timestamp_seconds",
             "config_reloads_total",
             "access_log_dropped_total",
+            "tls_certificate_problems",
             "build_info",
         ];
         let names: HashSet<_> =

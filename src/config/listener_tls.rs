@@ -257,7 +257,7 @@ mod tests {
 
     fn tls(folder: &Folder, lines: &str) -> ListenerTls {
         let (shown, listener) = load(folder, lines);
-        listener.and_then(|listener| listener.tls).unwrap_or_else(|| panic!("{shown}"))
+        listener.and_then(|listener| listener.tls).expect(&shown)
     }
 
     const SITE: &str = "tls.certificates = [{ cert = \"site.crt\", key = \"site.key\" }]\n";

@@ -21,7 +21,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::client::own_roots;
 use super::error::LoadError;
-use super::expiry::Validity;
+use super::expiry::{Standing, Validity};
 use super::resolver::{HOST_BYTES_MAX, normal};
 use super::{pem, provider};
 use crate::config::diagnostics::Span;
@@ -135,6 +135,12 @@ impl ClientPolicies {
             rest = parent;
         }
         None
+    }
+
+    /// What of authorities and lists ends soon or has ended at the time `now`.
+    pub(super) fn expiries(&self, now: SystemTime) -> impl Iterator<Item = (Standing, String)> {
+        let validities = self.policies.iter().flat_map(|policy| &policy.validities);
+        validities.filter_map(move |(what, it)| Some((it.standing(now), it.warning(what, now)?)))
     }
 
     /// What is doubtful about authorities and lists at the time `now`.

@@ -19,7 +19,7 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 /// What a line stands for. Of two readings hexadecimal is meant: nobody's random bytes have only
 /// such letters in base64.
 pub(super) fn bytes(line: &[u8]) -> Option<Vec<u8>> {
-    if line.len() % 2 == 0 && line.iter().all(u8::is_ascii_hexdigit) {
+    if line.len().is_multiple_of(2) && line.iter().all(u8::is_ascii_hexdigit) {
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|it| u8::try_from(it).ok());
         return line.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect();
     }

@@ -14,6 +14,7 @@ use rustls::server::ProducesTickets;
 
 use super::client_auth::{ClientPolicies, ClientPolicy, Terms};
 use super::error::LoadError;
+use super::expiry::Standing;
 use super::load::{self, Certificate};
 use super::resolver::CertificateSet;
 use super::server::Common;
@@ -130,6 +131,15 @@ impl ListenerTlsState {
             Some(policy) => (&policy.config, Some(policy)),
             None => (&self.open, None),
         }
+    }
+
+    /// What of certificates, authorities and lists ends soon or has ended at the time `now`.
+    pub fn expiries(&self, now: SystemTime) -> Vec<(Standing, String)> {
+        let certificates = self.certificates.certificates().iter();
+        let certificates = certificates.filter_map(|certificate| {
+            Some((certificate.validity.standing(now), certificate.expiry(now)?))
+        });
+        certificates.chain(self.clients.expiries(now)).collect()
     }
 
     /// What is doubtful at the time `now`; `tls` is what this was built from and lends the places.
@@ -305,14 +315,14 @@ mod tests {
     #[test]
     fn half_of_a_pair_keeps_the_certificate_that_was_there() {
         let (a, b) = (files(&["a.test"], Key::Ecdsa), files(&["b.test"], Key::Ecdsa));
-        let first = build(&folder(vec![("a.crt", Ok(a.clone())), ("b.crt", Ok(b.clone()))]), None);
+        let first = build(&folder(vec![("a.crt", Ok(a.clone())), ("b.crt", Ok(b))]), None);
         assert_eq!(
             (names(&first), first.problems.len()),
             (vec!["a.test".into(), "b.test".into()], 0)
         );
 
         let mut half = files(&["a.test"], Key::Ecdsa);
-        half.key = a.key.clone();
+        half.key = a.key;
         let tls = folder(vec![("a.crt", Ok(half)), ("b.crt", Err("cannot read b.key".into()))]);
         let second = build(&tls, Some(&first));
         assert_eq!(names(&second), ["a.test", "b.test"]);

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod access;
 mod access_log;
 mod admin;
 mod affinity;
@@ -20,6 +21,7 @@ mod bad_requests;
 mod balancing;
 mod bodies;
 mod caching;
+mod client_auth;
 mod collapsing;
 mod compression;
 mod examples;
@@ -31,6 +33,7 @@ mod http2;
 mod keys;
 mod limits;
 mod mirroring;
+mod proxy_protocol;
 mod purging;
 mod ranges;
 mod reload;

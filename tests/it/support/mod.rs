@@ -14,7 +14,7 @@ pub mod proxy;
 
 use std::time::{Duration, Instant};
 
-pub use certificates::Authority;
+pub use certificates::{Authority, Pair};
 pub use client::{Client, Tls};
 pub use folder::Folder;
 pub use message::{Answer, Request, answer, cacheable, chunk, ok};
