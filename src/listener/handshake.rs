@@ -65,6 +65,16 @@ pub(super) async fn handshake(
     let (stream, policy) = outcome.ok()?;
     stats.handshake.observe(started.elapsed());
     let session = stream.get_ref().1;
+    tracing::debug!(
+        listener = %listener.spec.name,
+        peer = %ends.peer.ip(),
+        sni,
+        version = ?session.protocol_version(),
+        suite = ?session.negotiated_cipher_suite().map(|suite| suite.suite()),
+        group = ?session.negotiated_key_exchange_group().map(|group| group.name()),
+        kind = ?session.handshake_kind(),
+        "TLS handshake done"
+    );
     let chain = session.peer_certificates().filter(|_| policy.is_some());
     let chain = chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     Some((stream, TlsFacts { sni, policy, chain }))

@@ -87,7 +87,9 @@ impl Failure {
     pub fn of_tls(error: &Error) -> Self {
         match error {
             Error::PeerIncompatible(why) => match why {
-                PeerIncompatible::SupportedVersionsExtensionRequired
+                // What TLS 1.1 does not have is missed before its version is looked at.
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::SupportedVersionsExtensionRequired
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
                 | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled => Self::Version,

@@ -128,7 +128,8 @@ fn strict_transport_security_is_told_over_https_only() {
         .text(&format!("[listener.plain]\nbind = \"127.0.0.1:0\"\ntrusted = [\"127.0.0.1\"]\n{hsts}"))
         .text("[[route]]\npaths = [\"/own\"]\npool = \"app\"\nresponse_headers.set = { strict-transport-security = \"max-age=9\" }")
         .start_in(folder);
-    let all = Some("max-age=31536000; includeSubDomains");
+    let value = "max-age=31536000; includeSubDomains";
+    let all = Some(value);
     let tls = Tls::with(&authority, &rustls::version::TLS13, &["http/1.1"]);
     let mut https = Client::tls(proxy.address(), &tls);
     // A miss, a hit, an error, and a route that says it itself.
@@ -144,7 +145,7 @@ fn strict_transport_security_is_told_over_https_only() {
         let tls = Tls::with(&authority, &rustls::version::TLS13, &["h2"]);
         let mut session = Session::open(proxy.address(), &tls).await;
         let answer = session.get("/a").await;
-        assert_eq!(answer.head.headers()[STS], all.unwrap());
+        assert_eq!(answer.head.headers()[STS], value);
     });
 }
 

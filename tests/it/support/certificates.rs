@@ -83,12 +83,18 @@ impl Authority {
         kind: &'static SignatureAlgorithm,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Pair {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names.clone()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, names[0].clone());
+        let mut params = params(names);
         change(&mut params);
-        let key = KeyPair::generate_for(kind).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.sign(&params, &KeyPair::generate_for(kind).unwrap())
+    }
+
+    /// A certificate for these names and a key that is there already.
+    pub fn issue_for(&self, names: &[&str], key: &KeyPair) -> Pair {
+        self.sign(&params(names), key)
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Pair {
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         let der = certificate.der().clone();
         Pair { cert: certificate.pem(), key: key.serialize_pem(), der }
     }
@@ -113,6 +119,13 @@ impl Authority {
         pair.write(folder, name);
         pair
     }
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names.clone()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, names[0].clone());
+    params
 }
 
 impl Pair {

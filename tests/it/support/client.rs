@@ -112,6 +112,38 @@ impl Client {
         Ok(Self { incoming: Incoming::new(Transport::Tls(Box::new(stream))) })
     }
 
+    /// Sends its side of the handshake in TCP segments of `size` bytes.
+    pub fn tls_in_segments(address: SocketAddr, tls: &Tls, size: usize) -> io::Result<Self> {
+        let name = ServerName::try_from(tls.name.clone()).unwrap();
+        let session = ClientConnection::new(tls.config.clone(), name).unwrap();
+        let mut stream = StreamOwned::new(session, open(address));
+        while stream.conn.is_handshaking() {
+            let mut flight = Vec::new();
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut flight)?;
+            }
+            for segment in flight.chunks(size) {
+                stream.sock.write_all(segment)?;
+            }
+            if stream.conn.is_handshaking() {
+                stream.conn.read_tls(&mut stream.sock)?;
+                stream.conn.process_new_packets().map_err(io::Error::other)?;
+            }
+        }
+        Ok(Self { incoming: Incoming::new(Transport::Tls(Box::new(stream))) })
+    }
+
+    /// Begins a handshake and says no more.
+    pub fn only_hello(address: SocketAddr, tls: &Tls) -> Self {
+        let name = ServerName::try_from(tls.name.clone()).unwrap();
+        let mut session = ClientConnection::new(tls.config.clone(), name).unwrap();
+        let mut client = Self::connect(address);
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        client.send(hello);
+        client
+    }
+
     /// The end of a handshake that TLS 1.3 may fail only after the client's side of it is done: the
     /// first request tells.
     pub fn is_accepted(address: SocketAddr, tls: &Tls) -> bool {
