@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,7 +21,7 @@ use super::io::{ClientIo, Transport};
 use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
-use crate::proxy::client::{ClientConnection, Ends, Protocol};
+use crate::proxy::client::{ClientConnection, Ends, Protocol, TlsFacts};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
 use crate::snapshot::Listener;
@@ -58,30 +58,10 @@ pub(crate) async fn serve(
     ends: Ends,
     register: &impl Register,
 ) {
-    let mut socket = Socket::new(stream, listener.spec.timeouts.write);
-    let ends = match listener.spec.proxy_protocol {
-        true => proxy_protocol::read(&listener, ends, &mut socket).await,
-        false => Some(ends),
-    };
-    let Some(ends) = ends else { return };
-    let (transport, protocol, tls) = match &listener.tls {
-        None => {
-            let Some(protocol) = plain_protocol(&listener, &ends, &mut socket).await else {
-                return;
-            };
-            (Transport::Plain(socket), protocol, None)
-        }
-        Some(tls) => {
-            let accepted = Box::pin(handshake(&listener, tls, &ends, socket)).await;
-            let Some((stream, facts)) = accepted else { return };
-            let protocol = match stream.get_ref().1.alpn_protocol() {
-                Some(ALPN_H2) => Protocol::H2,
-                _ if listener.spec.protocols.h1 => Protocol::H1,
-                _ => Protocol::H2,
-            };
-            (Transport::Tls(Box::new(stream)), protocol, Some(facts))
-        }
-    };
+    let socket = Socket::new(stream, listener.spec.timeouts.write);
+    // Each stage in a box of its own: what an idle connection holds is the last of them only.
+    let arrived = Box::pin(arrive(&listener, ends, socket)).await;
+    let Some(Arrived { transport, protocol, ends, tls }) = arrived else { return };
     let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
     let _registered = register.register(&connection);
     let io = ClientIo::new(transport, connection.clone());
@@ -89,6 +69,33 @@ pub(crate) async fn serve(
         Protocol::H1 => serve_h1(local, connection, io).await,
         Protocol::H2 => serve_h2(local, connection, io).await,
     }
+}
+
+/// A connection on which HTTP can begin.
+struct Arrived {
+    transport: Transport,
+    protocol: Protocol,
+    ends: Ends,
+    tls: Option<TlsFacts>,
+}
+
+/// What comes before HTTP: the word of a proxy in front, TLS, and which HTTP it is to be.
+async fn arrive(listener: &Listener, ends: Ends, mut socket: Socket) -> Option<Arrived> {
+    let ends = match listener.spec.proxy_protocol {
+        true => proxy_protocol::read(listener, ends, &mut socket).await?,
+        false => ends,
+    };
+    let Some(tls) = &listener.tls else {
+        let protocol = plain_protocol(listener, &ends, &mut socket).await?;
+        return Some(Arrived { transport: Transport::Plain(socket), protocol, ends, tls: None });
+    };
+    let (stream, facts) = handshake(listener, tls, &ends, socket).await?;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(ALPN_H2) => Protocol::H2,
+        _ if listener.spec.protocols.h1 => Protocol::H1,
+        _ => Protocol::H2,
+    };
+    Some(Arrived { transport: Transport::Tls(Box::new(stream)), protocol, ends, tls: Some(facts) })
 }
 
 /// What a client without TLS speaks.
@@ -124,7 +131,28 @@ async fn told_protocol(socket: &mut Socket) -> io::Result<Protocol> {
     Ok(protocol)
 }
 
-async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+type Driven = Pin<Box<dyn Future<Output = ()>>>;
+
+fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) -> Driven {
+    let service = {
+        let connection = connection.clone();
+        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
+    };
+    let mut http = h1_builder(&connection).serve_connection(TokioIo::new(io), service);
+    Box::pin(async move {
+        let result = poll_fn(|cx| {
+            connection.register(cx.waker());
+            http.poll_without_shutdown(cx)
+        })
+        .await;
+        if let Err(error) = &result {
+            note_error(&connection, error);
+        }
+        end_h1(&connection, http.into_parts()).await;
+    })
+}
+
+fn h1_builder(connection: &ClientConnection) -> http1::Builder {
     let limits = &connection.listener.spec.limits;
     let mut builder = http1::Builder::new();
     let head_bytes = limits.uri_bytes_max + limits.header_bytes_max + PARSER_SLACK_BYTES;
@@ -132,24 +160,15 @@ async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: Client
     if limits.headers_max > HYPER_HEADERS_DEFAULT {
         builder.max_headers(limits.headers_max);
     }
-    let service = {
-        let (local, connection) = (local.clone(), connection.clone());
-        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
-    };
-    let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let result = poll_fn(|cx| {
-        connection.register(cx.waker());
-        http.poll_without_shutdown(cx)
-    })
-    .await;
-    if let Err(error) = &result {
-        note_error(&connection, error);
-    }
-    let parts = http.into_parts();
+    builder
+}
+
+/// What becomes of a connection that hyper is done with. Boxed: an open one does not carry it.
+fn end_h1<S>(connection: &ClientConnection, parts: http1::Parts<TokioIo<ClientIo>, S>) -> Driven {
     let io = parts.io.into_inner();
     match connection.take_tunnel() {
-        Some(tunnel) => run_tunnel(io.into_tunnel(), parts.read_buf, tunnel).await,
-        None => close(io).await,
+        Some(tunnel) => Box::pin(run_tunnel(io.into_tunnel(), parts.read_buf, tunnel)),
+        None => Box::pin(close(io)),
     }
 }
 
@@ -170,7 +189,7 @@ async fn close(mut io: ClientIo) {
     let _ = timeout(LINGER, drain).await;
 }
 
-async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) -> Driven {
     let spec = &connection.listener.spec;
     let executor = StreamExecutor {
         local: local.clone(),
@@ -186,37 +205,40 @@ async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: Client
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(spec.limits.header_bytes_max).unwrap_or(u32::MAX));
     let service = {
-        let (local, connection) = (local.clone(), connection.clone());
+        let connection = connection.clone();
         service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
     };
-    let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut leaving = false;
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
     let goodbye = spec.timeouts.write;
-    let mut deadline = None;
-    let result = poll_fn(|cx| {
-        connection.register(cx.waker());
-        if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
-            leaving = true;
-            // GOAWAY in two steps; what is open goes on.
-            http.as_mut().graceful_shutdown();
-            if connection.is_expired() {
-                deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
+    Box::pin(async move {
+        let mut http = Pin::new(&mut http);
+        let mut leaving = false;
+        let mut deadline = None;
+        let result = poll_fn(|cx| {
+            connection.register(cx.waker());
+            if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
+                leaving = true;
+                // GOAWAY in two steps; what is open goes on.
+                http.as_mut().graceful_shutdown();
+                if connection.is_expired() {
+                    deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
+                }
             }
+            if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if !leaving && connection.is_expired() {
+                cx.waker().wake_by_ref();
+            }
+            // A client that was idle and does not answer the goodbye is cut.
+            let Some(deadline) = &mut deadline else { return Poll::Pending };
+            deadline.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        if let Some(Err(error)) = &result {
+            note_error(&connection, error);
         }
-        if let Poll::Ready(result) = http.as_mut().poll(cx) {
-            return Poll::Ready(Some(result));
-        }
-        if !leaving && connection.is_expired() {
-            cx.waker().wake_by_ref();
-        }
-        // A client that was idle and does not answer the goodbye is cut.
-        let Some(deadline) = &mut deadline else { return Poll::Pending };
-        deadline.as_mut().poll(cx).map(|()| None)
     })
-    .await;
-    if let Some(Err(error)) = &result {
-        note_error(&connection, error);
-    }
 }
 
 /// Counts what hyper's parsers refused.
