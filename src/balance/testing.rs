@@ -48,6 +48,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
         name: "p".into(),
         source: PoolSource::Endpoints(endpoints.clone()),
         tls: None,
+        proxy_protocol: None,
         balance,
         sticky: None,
         slow_start: Duration::ZERO,

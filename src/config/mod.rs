@@ -373,6 +373,7 @@ pool = "app"
                     endpoint("10.0.0.2:8080"),
                 ]),
                 tls: None,
+                proxy_protocol: None,
                 balance: Balance::Ewma,
                 sticky: None,
                 slow_start: Duration::ZERO,

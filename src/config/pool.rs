@@ -12,7 +12,7 @@ use super::diagnostics::{Invalid, Span};
 use super::listener::TIMEOUT;
 use super::model::{
     Address, CertificateFiles, EndpointSpec, FilesOrigin, Health, Name, Pool, PoolLimits,
-    PoolSource, PoolTimeouts, Probe, StatusSet, UpstreamTls,
+    PoolSource, PoolTimeouts, Probe, ProxyProtocol, StatusSet, UpstreamTls,
 };
 use super::path;
 use super::reader::Table;
@@ -30,9 +30,10 @@ const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
 const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
 
 /// Keys of a pool that connects; a pool of files has no use for them.
-const CONNECTING: [&str; 13] = [
+const CONNECTING: [&str; 14] = [
     "protocol",
     "tls",
+    "proxy_protocol",
     "balance",
     "hash_on",
     "sticky",
@@ -61,6 +62,9 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
     let pool = Pool {
         name,
         tls: tls.flatten(),
+        proxy_protocol: table.read("proxy_protocol", |value| {
+            value.one_of(&[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
+        }),
         balance: balancing::balance(table),
         sticky: table.read("sticky", |value| value.table().and_then(balancing::sticky)),
         slow_start: table.duration("slow_start", Duration::ZERO, &balancing::SLOW_START),

@@ -20,7 +20,7 @@ use crate::balance::Endpoint;
 use crate::config::model::{Health, Probe};
 use crate::error::{Error, Kind};
 use crate::snapshot::Balanced;
-use crate::upstream::{UpstreamIo, connect};
+use crate::upstream::UpstreamIo;
 
 /// The largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -58,8 +58,9 @@ pub(super) async fn probe(
     }
     let deadline = Instant::now() + health.timeout;
     let name = balanced.server_name(endpoint);
-    let tls = balanced.dialer.tls.as_ref().zip(name.as_ref());
-    let io = connect(endpoint, health.port, tls, deadline)
+    let dialer = &balanced.dialer;
+    let io = dialer
+        .open(endpoint, health.port, name.as_ref(), None, deadline)
         .await
         .map_err(|error| Failure::Connect(why_unconnected(&error, health.timeout)))?;
     let Probe::Http { method, path, host, expect } = &health.probe else { return Ok(()) };

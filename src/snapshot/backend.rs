@@ -55,7 +55,8 @@ impl Backend {
                     Some(Previous {
                         pool: &backend.balanced()?.pool,
                         // Connections to another TLS identity are other connections.
-                        is_reached_alike: backend.spec.tls == spec.tls,
+                        is_reached_alike: backend.spec.tls == spec.tls
+                            && backend.spec.proxy_protocol == spec.proxy_protocol,
                     })
                 });
                 Kind::Balanced(Box::new(Balanced {
@@ -65,6 +66,7 @@ impl Backend {
                         connect_timeout: spec.timeouts.connect,
                         connections_max: spec.limits.connections_max,
                         slot_timeout: spec.limits.queue_timeout,
+                        proxy_protocol: spec.proxy_protocol,
                     },
                     tls: spec.tls.clone(),
                 }))

@@ -31,6 +31,8 @@ pub struct Route {
     pub own_cookies: Box<[Arc<str>]>,
     /// Something goes by who asks: a cookie, a hash, a mirror.
     pub minds_asker: bool,
+    /// Endpoints are told by the PROXY protocol who asks.
+    pub is_proxied: bool,
     pub stats: Arc<RouteStats>,
 }
 
@@ -108,7 +110,9 @@ impl Route {
             Action::Redirect(_) | Action::Respond(_) => Box::default(),
         };
         let hashes = matches!(&action, Action::Forward(destination) if hashes(destination));
-        let minds_asker = hashes || mirror.is_some() || !own_cookies.is_empty();
+        let is_proxied =
+            matches!(&action, Action::Forward(to) if is_proxied(to, mirror.as_deref()));
+        let minds_asker = hashes || is_proxied || mirror.is_some() || !own_cookies.is_empty();
         Some(Self {
             spec: spec.clone(),
             action,
@@ -118,6 +122,7 @@ impl Route {
             mirror,
             own_cookies,
             minds_asker,
+            is_proxied,
             stats,
         })
     }
@@ -133,6 +138,11 @@ fn own_cookies(destination: &Destination) -> Box<[Arc<str>]> {
     names.sort_unstable();
     names.dedup();
     names.into()
+}
+
+fn is_proxied(destination: &Destination, mirror: Option<&Mirror>) -> bool {
+    let backends = destination.backends().iter().chain(mirror.map(|mirror| &mirror.backend));
+    backends.into_iter().any(|backend| backend.spec.proxy_protocol.is_some())
 }
 
 fn hashes(destination: &Destination) -> bool {

@@ -1,5 +1,10 @@
 //! The PROXY protocol: taken from trusted proxies only, and told to endpoints.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
 use crate::support::h2::{self, Session};
 use crate::support::{Authority, Client, Folder, HOST, Origin, Proxy, Setup, Tls, ok};
 
@@ -146,4 +151,118 @@ fn http2_with_prior_knowledge_is_told_apart_behind_a_header() {
         }
     });
     assert_eq!(origin.request(2).header("x-forwarded-for"), Some("192.0.2.7"));
+}
+
+/// An endpoint that answers every connection once, and gives out what came on it.
+fn raw_origin() -> (SocketAddr, Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, received) = mpsc::sync_channel(8);
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut bytes = Vec::new();
+            let mut buffer = [0; 4096];
+            while !bytes.windows(13).any(|it| it == b" HTTP/1.1\r\nhos")
+                || !bytes.ends_with(b"\r\n\r\n")
+            {
+                match stream.read(&mut buffer) {
+                    Ok(count) if count > 0 => bytes.extend(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            let _ = stream.write_all(&ok("hello"));
+            if sender.send(bytes).is_err() {
+                return;
+            }
+        }
+    });
+    (address, received)
+}
+
+#[test]
+fn an_endpoint_is_told_who_each_connection_is_for() {
+    let origin = Origin::answering(|_| ok("hello"));
+    let proxy = Setup::of(&[&origin])
+        .listener("trusted = [\"127.0.0.1\"]")
+        .pool_lines("proxy_protocol = \"v1\"")
+        .route("cache = false")
+        .start();
+    let mut client = Client::connect(proxy.address());
+    let (here, there) = (client.local_address(), proxy.address());
+    assert_eq!(client.get("/", &[]).status, 200);
+    let line = format!("PROXY TCP4 {} {} {} {}", here.ip(), there.ip(), here.port(), there.port());
+    assert_eq!(origin.request(0).start_line(), line);
+    // One connection of ours may carry requests of several clients.
+    assert_eq!(client.get("/", &["X-Forwarded-For: 9.9.9.9"]).status, 200);
+    let line = format!("PROXY TCP4 9.9.9.9 {} 0 {}", there.ip(), there.port());
+    assert_eq!(origin.request(1).start_line(), line);
+    assert_eq!(client.get("/", &["X-Forwarded-For: 2001:db8::7"]).status, 200);
+    let line = format!("PROXY TCP6 2001:db8::7 ::ffff:{} 0 {}", there.ip(), there.port());
+    assert_eq!(origin.request(2).start_line(), line);
+    assert_eq!(origin.connections(), 3, "none serves another client");
+    origin.wait_for_closed(3);
+}
+
+#[test]
+fn version_2_carries_the_protocol_and_the_name_that_were_asked_for() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    authority.write(&folder, "site", &[HOST]);
+    let (address, received) = raw_origin();
+    let proxy = Setup::of(&[&address])
+        .listener("tls.certificates = [{ cert = \"site.crt\", key = \"site.key\" }]")
+        .pool_lines("proxy_protocol = \"v2\"")
+        .route("cache = false")
+        .text("[listener.plain]\nbind = \"127.0.0.1:0\"")
+        .start_in(folder);
+    let told = || {
+        let bytes = received.recv_timeout(crate::support::PATIENCE).unwrap();
+        let (header, length) =
+            proxy_header::ProxyHeader::parse(&bytes, proxy_header::ParseConfig::default()).unwrap();
+        assert!(bytes[length..].starts_with(b"GET / HTTP/1.1\r\n"));
+        header.into_owned()
+    };
+    let mut client = Client::tls(proxy.address(), &Tls::new(&authority));
+    assert_eq!(client.get("/", &[]).status, 200);
+    let header = told();
+    assert_eq!(header.proxied_address().unwrap().destination, proxy.address());
+    assert_eq!((header.alpn(), header.authority()), (Some(&b"http/1.1"[..]), Some(HOST)));
+    h2::run(async {
+        let tls = Tls::with(&authority, &rustls::version::TLS13, &["h2"]);
+        let mut session = Session::open(proxy.address(), &tls).await;
+        assert_eq!(session.get("/").await.head.status(), 200);
+    });
+    assert_eq!(told().alpn(), Some(&b"h2"[..]));
+    let mut client = Client::connect(proxy.address_of("plain"));
+    assert_eq!(client.get("/", &[]).status, 200);
+    let header = told();
+    assert_eq!((header.alpn(), header.authority()), (None, Some(HOST)));
+}
+
+#[test]
+fn two_proxies_in_a_row_pass_the_client_on() {
+    let (origin, back) = start(TRUSTED);
+    for version in ["v1", "v2"] {
+        let front = Setup::of(&[&back.address()])
+            .listener("trusted = [\"127.0.0.1\"]")
+            .pool_lines(&format!("proxy_protocol = {version:?}"))
+            .start();
+        let answer = front.get(&format!("/{version}"), &["X-Forwarded-For: 192.0.2.9"]);
+        assert_eq!((answer.status, answer.text()), (200, "hello".to_owned()));
+    }
+    for number in 0..2 {
+        assert_eq!(origin.request(number).header("x-forwarded-for"), Some("192.0.2.9"));
+    }
+}
+
+#[test]
+fn checks_of_health_are_for_nobody() {
+    let origin = Origin::answering(|_| ok(""));
+    let proxy = Setup::of(&[&origin])
+        .pool_lines("proxy_protocol = \"v1\"\nhealth = { path = \"/up\", interval = \"50ms\" }")
+        .start();
+    assert_eq!(
+        origin.request(0).head.lines().take(2).collect::<Vec<_>>(),
+        ["PROXY UNKNOWN", "GET /up HTTP/1.1"]
+    );
+    proxy.wait_for_state(&origin, "healthy");
 }

@@ -15,8 +15,8 @@ use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
     CertificateFiles, ClientAuth, ClientAuthMode, ClientIpHeader, Config, ErrorPage, FileContent,
     HashOn, HeaderEdits, Health, HedgeAfter, HostPattern, Listener, LogFormat, Name, PathPattern,
-    Pool, PoolSource, Probe, Protocols, Retry, Rewrite, Route, StatusSet, Template, TemplatePart,
-    TlsVersion, UpstreamTls, Variable,
+    Pool, PoolSource, Probe, Protocols, ProxyProtocol, Retry, Rewrite, Route, StatusSet, Template,
+    TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
@@ -180,6 +180,10 @@ fn pool(pool: &Pool) -> Value {
         }
     };
     described["tls"] = json!(pool.tls.as_ref().map(upstream_tls));
+    described["proxy_protocol"] = json!(pool.proxy_protocol.map(|version| match version {
+        ProxyProtocol::V1 => "v1",
+        ProxyProtocol::V2 => "v2",
+    }));
     described["balance"] = json!(match pool.balance {
         Balance::Ewma => "ewma",
         Balance::RoundRobin => "round_robin",

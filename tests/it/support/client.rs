@@ -171,6 +171,10 @@ impl Client {
         }
     }
 
+    pub fn local_address(&self) -> SocketAddr {
+        self.socket().local_addr().unwrap()
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).unwrap();
     }
