@@ -43,6 +43,10 @@ pub enum Kind {
     ReaderStalled,
     /// SNI and Host name different sites of this listener.
     Misdirected,
+    /// The host asks of its clients what this connection does not meet.
+    UnprovenClient,
+    /// The route is not for this client.
+    Forbidden,
     /// No route matches.
     NoRoute,
     /// A method that is never forwarded.
@@ -88,6 +92,8 @@ impl Kind {
             | Self::ClientGone
             | Self::ReaderStalled
             | Self::Misdirected
+            | Self::UnprovenClient
+            | Self::Forbidden
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::NotCached => Origin::Client,
@@ -117,6 +123,8 @@ impl Kind {
             Self::ClientGone => "client_gone",
             Self::ReaderStalled => "reader_stalled",
             Self::Misdirected => "misdirected",
+            Self::UnprovenClient => "unproven_client",
+            Self::Forbidden => "forbidden",
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotCached => "not_cached",

@@ -21,6 +21,7 @@ pub mod worker;
 // The control plane.
 pub mod admin;
 pub mod discovery;
+pub mod expiry;
 pub mod health;
 
 // What a request needs to know.

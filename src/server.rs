@@ -28,7 +28,7 @@ use crate::reload::{self, Reloader, Trigger};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
-use crate::{discovery, health, metrics};
+use crate::{discovery, expiry, health, metrics};
 
 /// Threads for file work, for the whole process.
 const FILE_THREADS: usize = 8;
@@ -234,6 +234,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         tracing::info!(address = %socket.address(), "admin API listening");
         tasks.spawn("admin", admin::serve(socket, Rc::new(context), tasks.clone()));
     }
+    tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {
         tokio::select! {

@@ -42,6 +42,7 @@ impl Scrape {
         let mut out = Exposition::default();
         self.collect_traffic(&mut out);
         self.collect_certificates(&mut out);
+        self.collect_certificate_problems(&mut out);
         self.collect_config(&mut out);
         out.counter(
             "headwater_access_log_dropped_total",
@@ -87,10 +88,11 @@ impl Scrape {
         let mut ends: BTreeMap<String, i64> = BTreeMap::new();
         let listeners = self.snapshot.listeners.values();
         for tls in listeners.filter_map(|listener| listener.tls.as_ref()) {
-            for certificate in tls.state.certificates.certificates() {
+            for certificate in tls.certificates.certificates() {
                 let name = certificate.names.first().map(CertificateName::to_string);
-                let end = ends.entry(name.unwrap_or_default()).or_insert(certificate.not_after);
-                *end = certificate.not_after.min(*end);
+                let end =
+                    ends.entry(name.unwrap_or_default()).or_insert(certificate.validity.not_after);
+                *end = certificate.validity.not_after.min(*end);
             }
         }
         for (name, end) in &ends {
@@ -99,6 +101,18 @@ impl Scrape {
                 "When the first certificate of this name expires.",
             )
             .series(&[("name", name)], *end as f64);
+        }
+    }
+
+    /// Pairs of folders that are not right, and what is served instead.
+    fn collect_certificate_problems(&self, out: &mut Exposition) {
+        for listener in self.snapshot.listeners.values() {
+            let Some(tls) = &listener.tls else { continue };
+            out.gauge(
+                "headwater_tls_certificate_problems",
+                "Certificates of a folder that cannot be used as they are.",
+            )
+            .series(&[("listener", &listener.spec.name)], tls.problems.len() as f64);
         }
     }
 
@@ -263,6 +277,7 @@ mod tests {
             "config_last_reload_timestamp_seconds",
             "config_reloads_total",
             "access_log_dropped_total",
+            "tls_certificate_problems",
             "build_info",
         ];
         let names: HashSet<_> =

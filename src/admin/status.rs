@@ -15,12 +15,19 @@ use crate::snapshot::stats::ListenerStats;
 pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
     let bound = context.addresses.load();
     let listeners = snapshot.config.listeners.iter().map(|listener| {
+        let compiled = snapshot.listeners.get(&listener.name);
+        let tls = compiled.and_then(|compiled| compiled.tls.as_ref());
         let addresses = bound.iter().filter(|(name, _)| *name == listener.name);
-        json!({
+        let mut described = json!({
             "name": &*listener.name,
             "addresses": addresses.map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
             "tls": listener.tls.is_some(),
-        })
+        });
+        if let Some(tls) = tls {
+            described["certificates"] = json!(tls.certificates.certificates().len());
+            described["certificate_problems"] = json!(texts(&tls.problems));
+        }
+        described
     });
     let record = context.reloads.record();
     json!({
@@ -34,6 +41,10 @@ pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
         "last_reload": record.last.as_ref().map(last_reload),
         "totals": totals(snapshot),
     })
+}
+
+fn texts(of: &[impl ToString]) -> Vec<String> {
+    of.iter().map(ToString::to_string).collect()
 }
 
 fn last_reload(reload: &Reload) -> Value {

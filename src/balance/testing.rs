@@ -55,6 +55,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
         },
         protocol: model::Protocol::H1,
         tls: None,
+        proxy_protocol: None,
         balance,
         sticky: None,
         slow_start: Duration::ZERO,

@@ -48,6 +48,23 @@ impl Files {
         names.into_iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
     }
 
+    /// The folders in a folder, sorted; hidden ones are left out.
+    pub(super) fn folders(&mut self, folder: &Path) -> Vec<PathBuf> {
+        self.listed.insert(folder.to_owned());
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+        let mut folders: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .filter(|name| !is_hidden(name))
+            .map(|name| folder.join(name))
+            .filter(|path| path.is_dir())
+            .collect();
+        folders.sort();
+        folders
+    }
+
     /// Everything that a change could come from.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
         self.read.keys().chain(&self.listed).cloned().collect()

@@ -7,17 +7,22 @@ use http::HeaderName;
 
 use super::address;
 use super::diagnostics::Invalid;
+use super::listener_tls;
 use super::model::{
-    BindAddress, CertificateFiles, ClientIpHeader, Listener, ListenerLimits, ListenerTimeouts,
-    ListenerTls, Located, Name, Protocols, TlsVersion,
+    BindAddress, ClientIpHeader, Hsts, Listener, ListenerLimits, ListenerTimeouts, Located, Name,
+    Protocols,
 };
 use super::reader::Table;
+use super::units::DURATION_MAX;
 use super::value::Value;
 
 /// Of every wait: long enough for anything real, and never zero.
 pub(super) const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// Zero makes browsers forget.
+const HSTS: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 const CONNECTIONS: RangeInclusive<i64> = 1..=10_000_000;
+const HANDSHAKES: RangeInclusive<i64> = 1..=1_000_000;
 const HEADER_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 const HEADERS: RangeInclusive<i64> = 1..=10_000;
 const URI_BYTES: RangeInclusive<u64> = 128..=64 << 10;
@@ -49,7 +54,7 @@ pub(super) fn read(name: Name, table: Table<'_>) -> Reading {
 
 fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> Option<Listener> {
     let has_tls = table.value("tls").is_some();
-    let tls = table.read("tls", Value::table).map(tls);
+    let tls = table.read("tls", Value::table).map(listener_tls::read);
     let protocols = table.read("protocols", protocols);
     let trusted = table.read("trusted", |value| {
         value.list("[\"10.0.0.0/8\"]", |item| {
@@ -72,6 +77,17 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
         }
         Some(port).filter(|_| !has_tls)
     });
+    let proxy_protocol = table.read("proxy_protocol", |value| {
+        let is_on = value.boolean()?;
+        if is_on && trusted.is_empty() {
+            value.invalid(
+                Invalid::new("no peer is trusted, so every connection would be closed")
+                    .help("name the proxies that send it in `trusted`"),
+            );
+        }
+        Some(is_on)
+    });
+    let hsts = hsts(table, has_tls || !trusted.is_empty());
     let timeouts = timeouts(table.table("timeouts"));
     let limits = limits(table.table("limits"));
 
@@ -89,7 +105,9 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
         protocols: protocols.unwrap_or(default),
         trusted,
         client_ip_header,
+        proxy_protocol: proxy_protocol.unwrap_or(false),
         https_redirect,
+        hsts,
         timeouts,
         limits,
     })
@@ -105,29 +123,6 @@ fn binds(value: &Value<'_>) -> Option<Vec<Located<BindAddress>>> {
         return value.non_empty_list("[\"0.0.0.0:8443\", \"[::]:8443\"]", one);
     }
     one(value).map(|bind| vec![bind])
-}
-
-fn tls(table: Table<'_>) -> Option<ListenerTls> {
-    const EXAMPLE: &str = "[{ cert = \"site.crt\", key = \"site.key\" }]";
-    let certificates = table
-        .required("certificates", EXAMPLE)
-        .and_then(|value| value.non_empty_list(EXAMPLE, |item| item.table().and_then(certificate)));
-    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
-    let min_version = table.read("min_version", |value| value.one_of(&versions));
-    table.finish();
-    Some(ListenerTls {
-        certificates: certificates.filter(|certificates| !certificates.is_empty())?,
-        min_version: min_version.unwrap_or(TlsVersion::V1_2),
-    })
-}
-
-/// A pair of PEM files; what is in them is checked where TLS is set up.
-fn certificate(table: Table<'_>) -> Option<CertificateFiles> {
-    let file = |key, example| table.required(key, example).and_then(|value| value.file(example));
-    let (cert, key) = (file("cert", "\"site.crt\""), file("key", "\"site.key\""));
-    let span = table.span;
-    table.finish();
-    Some(CertificateFiles { cert: cert?, key: key?, span })
 }
 
 fn protocols(value: &Value<'_>) -> Option<Protocols> {
@@ -161,6 +156,25 @@ fn https_redirect(value: &Value<'_>) -> Option<u16> {
     value.integer(&PORT)
 }
 
+/// On a plain listener it counts for what trusted proxies in front took in over https.
+fn hsts(table: &Table<'_>, may_be_https: bool) -> Option<Hsts> {
+    let max_age = table.read("hsts", |value| {
+        if !may_be_https {
+            let warning = value.warning("it has no effect: nothing comes here over https");
+            value.context.push(warning.help("set it on the listener with `tls`"));
+        }
+        value.duration(&HSTS)
+    });
+    let subdomains = table.read("hsts_subdomains", |value| {
+        if table.value("hsts").is_none() {
+            let warning = value.warning("it has no effect without `hsts`");
+            value.context.push(warning.help("add hsts = \"365d\""));
+        }
+        value.boolean()
+    });
+    Some(Hsts { max_age: max_age?, subdomains: subdomains.unwrap_or(false) })
+}
+
 fn timeouts(table: Table<'_>) -> ListenerTimeouts {
     let timeout = |key, seconds| table.duration(key, Duration::from_secs(seconds), &TIMEOUT);
     let timeouts = ListenerTimeouts {
@@ -180,6 +194,7 @@ fn limits(table: Table<'_>) -> ListenerLimits {
     };
     let limits = ListenerLimits {
         connections_max: table.integer("connections", 50_000, &CONNECTIONS),
+        handshakes_max: table.integer("handshakes", 4096, &HANDSHAKES),
         header_bytes_max: bytes("header_bytes", 32 << 10, &HEADER_BYTES),
         headers_max: table.integer("headers", 100, &HEADERS),
         uri_bytes_max: bytes("uri_bytes", 16 << 10, &URI_BYTES),
@@ -257,7 +272,7 @@ mod tests {
             ("tls.certificates = [{ cert = \"x\" }]", "tls.certificates.key` is missing"),
             ("tls.certificates = [\"x\"]", "tls.certificates` must be a table, not a string"),
             ("tls = true", "`listener.web.tls` must be a table, not a boolean"),
-            ("tls.directory = \"x\"", "unknown key `directory` in [listener.web.tls]"),
+            ("tls.directry = \"x\"", "unknown key `directry` in [listener.web.tls]"),
         ] {
             let shown = said(tls);
             assert!(shown.contains(message), "{tls}: {shown}");
@@ -304,6 +319,25 @@ mod tests {
         let loaded = folder.load("c.toml");
         assert!(folder.shown(&loaded).contains("c.toml:4:18: warning: "));
         assert_eq!(loaded.draft.listeners[0].https_redirect, None);
+    }
+
+    #[test]
+    fn a_proxy_header_is_believed_from_trusted_peers_only() {
+        let with = listener("trusted = [\"10.0.0.0/8\"]\nproxy_protocol = true");
+        assert!(with.proxy_protocol);
+        let shown = said("proxy_protocol = true");
+        assert!(shown.contains("c.toml:3:18: error: `listener.web.proxy_protocol`: no peer is"));
+        assert!(!listener("proxy_protocol = false").proxy_protocol);
+    }
+
+    #[test]
+    fn hsts_is_for_https() {
+        let lines = "trusted = [\"10.0.0.0/8\"]\nhsts = \"365d\"\nhsts_subdomains = true";
+        let hsts = listener(lines).hsts.unwrap();
+        assert_eq!((hsts.max_age.as_secs(), hsts.subdomains), (31_536_000, true));
+        assert!(said("hsts = \"1d\"").contains("warning: `listener.web.hsts`: it has no effect"));
+        assert!(said("hsts_subdomains = true").contains("no effect without `hsts`"));
+        assert!(said("hsts = true").contains("must be a duration"));
     }
 
     #[test]

@@ -33,13 +33,16 @@ mod health;
 pub mod host;
 mod interpolate;
 mod listener;
+mod listener_tls;
 pub mod model;
 mod path;
 mod pattern;
 mod pool;
 mod reader;
 mod route;
+mod route_access;
 mod route_cache;
+mod route_errors;
 mod sections;
 mod split;
 mod suggest;
@@ -347,6 +350,7 @@ pool = "app"
             listener.limits,
             ListenerLimits {
                 connections_max: 50_000,
+                handshakes_max: 4096,
                 header_bytes_max: 32 << 10,
                 headers_max: 100,
                 uri_bytes_max: 16 << 10,
@@ -376,6 +380,7 @@ pool = "app"
                 dns: DnsRules { loopback: false, ttl_min: seconds(1), ttl_max: seconds(60) },
                 protocol: Protocol::H1,
                 tls: None,
+                proxy_protocol: None,
                 balance: Balance::Ewma,
                 sticky: None,
                 slow_start: Duration::ZERO,
@@ -432,6 +437,9 @@ pool = "app"
                 rewrite: Rewrite::default(),
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
+                allow: Vec::new(),
+                deny: Vec::new(),
+                errors: Vec::new(),
                 timeout: None,
                 body_bytes_max: 100 << 20,
                 mirror: None,

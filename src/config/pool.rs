@@ -14,7 +14,7 @@ use super::health;
 use super::listener::TIMEOUT;
 use super::model::{
     Address, CertificateFiles, EndpointSpec, FilesOrigin, Name, Pool, PoolLimits, PoolSource,
-    PoolTimeouts, Protocol, UpstreamTls,
+    PoolTimeouts, Protocol, ProxyProtocol, UpstreamTls,
 };
 use super::path;
 use super::reader::Table;
@@ -31,9 +31,10 @@ const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
 pub(super) const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
 
 /// Keys of a pool that connects; a pool of files has no use for them.
-const CONNECTING: [&str; 13] = [
+const CONNECTING: [&str; 14] = [
     "protocol",
     "tls",
+    "proxy_protocol",
     "balance",
     "hash_on",
     "sticky",
@@ -64,6 +65,9 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         dns: dns::rules(table, source.as_ref()),
         protocol: protocol.unwrap_or(Protocol::H1),
         tls: tls.flatten(),
+        proxy_protocol: table.read("proxy_protocol", |value| {
+            value.one_of(&[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
+        }),
         balance: balancing::balance(table),
         sticky: table.read("sticky", |value| value.table().and_then(balancing::sticky)),
         slow_start: table.duration("slow_start", Duration::ZERO, &balancing::SLOW_START),

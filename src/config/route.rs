@@ -19,7 +19,9 @@ use super::model::{
 };
 use super::path;
 use super::reader::Table;
+use super::route_access;
 use super::route_cache;
+use super::route_errors;
 use super::sections::check_name;
 use super::split;
 use super::template;
@@ -65,6 +67,8 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let request_headers = edits::read(table.table("request_headers"), Side::Request);
     let response_headers = edits::read(table.table("response_headers"), Side::Response);
     let priority = table.integer("priority", 0, &PRIORITY);
+    let access = route_access::read(table);
+    let errors = table.read("errors", Value::table).map(route_errors::read).unwrap_or_default();
     let timeout = table.read("timeout", |value| value.duration(&TIMEOUT));
     let body_bytes_max = table.size("body_max", BODY_BYTES_DEFAULT, &BODY_BYTES);
     let compress = table.boolean("compress", true);
@@ -92,6 +96,9 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         rewrite,
         request_headers,
         response_headers,
+        allow: access.allow,
+        deny: access.deny,
+        errors,
         timeout,
         body_bytes_max,
         mirror: mirror.filter(|_| forwards),

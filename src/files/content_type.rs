@@ -9,7 +9,7 @@ use std::path::Path;
 const UNKNOWN: &str = "application/octet-stream";
 
 /// The value of `Content-Type` for a file of this name.
-pub(super) fn of(name: &Path) -> &'static str {
+pub fn of(name: &Path) -> &'static str {
     let Some(extension) = name.extension().and_then(|extension| extension.to_str()) else {
         return UNKNOWN;
     };

@@ -33,6 +33,7 @@ use crate::compress::negotiate::Accepted;
 use crate::config::model::FilesOrigin;
 use crate::error::{Error, Kind};
 use crate::range::{Multipart, Piece, Ranges, Selection, Span};
+pub use content_type::of as content_type;
 
 /// One `files` pool.
 #[derive(Debug)]

@@ -14,7 +14,6 @@ use crate::balance::Endpoint;
 use crate::config::model::{Health, Probe, ProbeFields, Protocol};
 use crate::error::{Error, Kind};
 use crate::snapshot::Balanced;
-use crate::upstream::connect;
 
 /// Why a probe failed, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,7 +70,9 @@ pub(super) async fn probe(
     let deadline = Instant::now() + health.timeout;
     let name = balanced.server_name(endpoint);
     let tls = balanced.probe_tls().zip(name.as_ref());
-    let io = connect(endpoint, health.port, tls, deadline)
+    let io = balanced
+        .dialer
+        .open(endpoint, health.port, tls, None, deadline)
         .await
         .map_err(|error| Failure::Connect(why_unconnected(&error, health.timeout)))?;
     let asking = async {
@@ -354,7 +355,7 @@ mod tests {
         let balanced = snapshot.backends["app"].balanced().unwrap();
         let endpoint = &balanced.pool.members()[0].endpoint;
         let deadline = Instant::now() + Duration::from_secs(10);
-        let io = connect(endpoint, None, None, deadline).await.unwrap();
+        let io = balanced.dialer.open(endpoint, None, None, None, deadline).await.unwrap();
         let target = Target {
             protocol: Protocol::H2,
             host: HeaderValue::from_static("app.test"),

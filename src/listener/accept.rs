@@ -16,7 +16,7 @@ use super::connection::{self, Register};
 use super::socket::Stream;
 use crate::config::model::Name;
 use crate::outbox;
-use crate::proxy::client::{ClientConnection, Peer};
+use crate::proxy::client::{ClientConnection, Ends, Peer};
 use crate::proxy::local::Local;
 use crate::shutdown::Tasks;
 use crate::snapshot::stats::Rejection;
@@ -102,15 +102,16 @@ impl Socket {
         })
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Stream, Ends)> {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok((Stream::Tcp(outbox::Stream::new(stream)), Peer::Tcp(peer)))
+                let ends = Ends::new(Peer::Tcp(peer), stream.local_addr().ok());
+                Ok((Stream::Tcp(outbox::Stream::new(stream)), ends))
             }
             Self::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                Ok((Stream::Unix(stream), Ends::new(Peer::Unix, None)))
             }
         }
     }
@@ -198,9 +199,9 @@ impl Acceptor {
         }
     }
 
-    async fn serve(&self, accepted: io::Result<(Stream, Peer)>) {
+    async fn serve(&self, accepted: io::Result<(Stream, Ends)>) {
         let listener = self.listener();
-        let (stream, peer) = match accepted {
+        let (stream, ends) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
                 listener.stats.rejected[Rejection::Accept as usize].increment();
@@ -223,7 +224,7 @@ impl Acceptor {
         self.tasks.spawn("connection", async move {
             let _counted = counted;
             let _place = place;
-            connection::serve(local, listener, stream, peer, &registry).await;
+            connection::serve(local, listener, stream, ends, &registry).await;
         });
     }
 }

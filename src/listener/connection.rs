@@ -1,8 +1,8 @@
-//! One accepted connection: TLS, HTTP, and its proper end.
+//! One accepted connection: what comes before HTTP, HTTP, and its proper end.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -14,19 +14,19 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::timeout;
 
+use super::handshake::handshake;
 use super::io::{ClientIo, Transport};
+use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
-use crate::config::model::Protocols;
-use crate::proxy::client::{ClientConnection, Peer, Protocol};
+use crate::proxy::client::{ClientConnection, Ends, Protocol, TlsFacts};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
 use crate::snapshot::Listener;
-use crate::snapshot::stats::{HandshakeResult, ParseError};
-use crate::tls::ALPN_H2;
+use crate::snapshot::stats::ParseError;
+use crate::tls::{ALPN_H1, ALPN_H2};
 
 /// What a client of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,39 +55,62 @@ pub(crate) async fn serve(
     local: Rc<Local>,
     listener: Arc<Listener>,
     stream: Stream,
-    peer: Peer,
+    ends: Ends,
     register: &impl Register,
 ) {
-    let mut socket = Socket::new(stream, listener.spec.timeouts.write);
-    let (transport, protocol, sni) = match &listener.tls {
-        None => {
-            let protocol = match listener.spec.protocols {
-                Protocols { h1: true, h2: false } => Protocol::H1,
-                Protocols { h1: false, .. } => Protocol::H2,
-                Protocols { h1: true, h2: true } => {
-                    let told = timeout(listener.spec.timeouts.header, told_protocol(&mut socket));
-                    let Ok(Ok(protocol)) = told.await else { return };
-                    protocol
-                }
-            };
-            (Transport::Plain(socket), protocol, None)
-        }
-        Some(tls) => {
-            let config = tls.state.config.clone();
-            match handshake(&listener, config, socket).await {
-                Some(accepted) => accepted,
-                None => return,
-            }
-        }
-    };
-    let is_tls = matches!(transport, Transport::Tls(_));
-    let connection = Rc::new(ClientConnection::new(listener, peer, protocol, is_tls, sni));
+    let socket = Socket::new(stream, listener.spec.timeouts.write);
+    // Each stage in a box of its own: what an idle connection holds is the last of them only.
+    let arrived = Box::pin(arrive(&listener, ends, socket)).await;
+    let Some(Arrived { transport, protocol, ends, tls }) = arrived else { return };
+    let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
     let _registered = register.register(&connection);
     let io = ClientIo::new(transport, connection.clone());
     match protocol {
         Protocol::H1 => serve_h1(local, connection, io).await,
         Protocol::H2 => serve_h2(local, connection, io).await,
     }
+}
+
+/// A connection on which HTTP can begin.
+struct Arrived {
+    transport: Transport,
+    protocol: Protocol,
+    ends: Ends,
+    tls: Option<TlsFacts>,
+}
+
+/// What comes before HTTP: the word of a proxy in front, TLS, and which HTTP it is to be.
+async fn arrive(listener: &Listener, ends: Ends, mut socket: Socket) -> Option<Arrived> {
+    let ends = match listener.spec.proxy_protocol {
+        true => proxy_protocol::read(listener, ends, &mut socket).await?,
+        false => ends,
+    };
+    let Some(tls) = &listener.tls else {
+        let protocol = plain_protocol(listener, &ends, &mut socket).await?;
+        return Some(Arrived { transport: Transport::Plain(socket), protocol, ends, tls: None });
+    };
+    let (stream, facts) = handshake(listener, tls, &ends, socket).await?;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(ALPN_H2) => Protocol::H2,
+        _ if listener.spec.protocols.h1 => Protocol::H1,
+        _ => Protocol::H2,
+    };
+    Some(Arrived { transport: Transport::Tls(Box::new(stream)), protocol, ends, tls: Some(facts) })
+}
+
+/// What a client without TLS speaks.
+async fn plain_protocol(listener: &Listener, ends: &Ends, socket: &mut Socket) -> Option<Protocol> {
+    let (h1, h2) = (listener.spec.protocols.h1, listener.spec.protocols.h2);
+    if !(h1 && h2) {
+        return Some(if h2 { Protocol::H2 } else { Protocol::H1 });
+    }
+    // A proxy that took the client's TLS off may say what was agreed on.
+    match ends.announced.as_ref().and_then(|announced| announced.alpn.as_deref()) {
+        Some(ALPN_H2) => return Some(Protocol::H2),
+        Some(ALPN_H1) => return Some(Protocol::H1),
+        _ => {}
+    }
+    timeout(listener.spec.timeouts.header, told_protocol(socket)).await.ok()?.ok()
 }
 
 /// What a client without TLS speaks, by its first bytes (RFC 9113 §3.3, §3.4).
@@ -108,38 +131,28 @@ async fn told_protocol(socket: &mut Socket) -> io::Result<Protocol> {
     Ok(protocol)
 }
 
-/// Finishes the TLS handshake in time, or counts why not.
-async fn handshake(
-    listener: &Listener,
-    config: Arc<rustls::ServerConfig>,
-    socket: Socket,
-) -> Option<(Transport, Protocol, Option<Box<str>>)> {
-    let started = Instant::now();
-    let accepting = TlsAcceptor::from(config).accept(socket);
-    let result = timeout(listener.spec.timeouts.handshake, accepting).await;
-    let outcome = match &result {
-        Err(_) => HandshakeResult::Timeout,
-        Ok(Ok(_)) => HandshakeResult::Ok,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => HandshakeResult::Closed,
-        Ok(Err(error)) => {
-            tracing::debug!(listener = %listener.spec.name, %error, "TLS handshake failed");
-            HandshakeResult::Failed
+type Driven = Pin<Box<dyn Future<Output = ()>>>;
+
+fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) -> Driven {
+    let service = {
+        let connection = connection.clone();
+        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
+    };
+    let mut http = h1_builder(&connection).serve_connection(TokioIo::new(io), service);
+    Box::pin(async move {
+        let result = poll_fn(|cx| {
+            connection.register(cx.waker());
+            http.poll_without_shutdown(cx)
+        })
+        .await;
+        if let Err(error) = &result {
+            note_error(&connection, error);
         }
-    };
-    listener.stats.handshakes[outcome as usize].increment();
-    let stream = result.ok()?.ok()?;
-    listener.stats.handshake.observe(started.elapsed());
-    let session = stream.get_ref().1;
-    let protocol = match session.alpn_protocol() {
-        Some(ALPN_H2) => Protocol::H2,
-        _ if listener.spec.protocols.h1 => Protocol::H1,
-        _ => Protocol::H2,
-    };
-    let sni = session.server_name().map(Box::from);
-    Some((Transport::Tls(Box::new(stream)), protocol, sni))
+        end_h1(&connection, http.into_parts()).await;
+    })
 }
 
-async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+fn h1_builder(connection: &ClientConnection) -> http1::Builder {
     let limits = &connection.listener.spec.limits;
     let mut builder = http1::Builder::new();
     let head_bytes = limits.uri_bytes_max + limits.header_bytes_max + PARSER_SLACK_BYTES;
@@ -147,24 +160,15 @@ async fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: Client
     if limits.headers_max > HYPER_HEADERS_DEFAULT {
         builder.max_headers(limits.headers_max);
     }
-    let service = {
-        let (local, connection) = (local.clone(), connection.clone());
-        service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
-    };
-    let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let result = poll_fn(|cx| {
-        connection.register(cx.waker());
-        http.poll_without_shutdown(cx)
-    })
-    .await;
-    if let Err(error) = &result {
-        note_error(&connection, error);
-    }
-    let parts = http.into_parts();
+    builder
+}
+
+/// What becomes of a connection that hyper is done with. Boxed: an open one does not carry it.
+fn end_h1<S>(connection: &ClientConnection, parts: http1::Parts<TokioIo<ClientIo>, S>) -> Driven {
     let io = parts.io.into_inner();
     match connection.take_tunnel() {
-        Some(tunnel) => run_tunnel(io.into_tunnel(), parts.read_buf, tunnel).await,
-        None => close(io).await,
+        Some(tunnel) => Box::pin(run_tunnel(io.into_tunnel(), parts.read_buf, tunnel)),
+        None => Box::pin(close(io)),
     }
 }
 
@@ -185,7 +189,7 @@ async fn close(mut io: ClientIo) {
     let _ = timeout(LINGER, drain).await;
 }
 
-async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) {
+fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) -> Driven {
     let spec = &connection.listener.spec;
     let executor = StreamExecutor {
         local: local.clone(),
@@ -201,37 +205,40 @@ async fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: Client
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(spec.limits.header_bytes_max).unwrap_or(u32::MAX));
     let service = {
-        let (local, connection) = (local.clone(), connection.clone());
+        let connection = connection.clone();
         service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
     };
-    let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut leaving = false;
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
     let goodbye = spec.timeouts.write;
-    let mut deadline = None;
-    let result = poll_fn(|cx| {
-        connection.register(cx.waker());
-        if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
-            leaving = true;
-            // GOAWAY in two steps; what is open goes on.
-            http.as_mut().graceful_shutdown();
-            if connection.is_expired() {
-                deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
+    Box::pin(async move {
+        let mut http = Pin::new(&mut http);
+        let mut leaving = false;
+        let mut deadline = None;
+        let result = poll_fn(|cx| {
+            connection.register(cx.waker());
+            if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
+                leaving = true;
+                // GOAWAY in two steps; what is open goes on.
+                http.as_mut().graceful_shutdown();
+                if connection.is_expired() {
+                    deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
+                }
             }
+            if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if !leaving && connection.is_expired() {
+                cx.waker().wake_by_ref();
+            }
+            // A client that was idle and does not answer the goodbye is cut.
+            let Some(deadline) = &mut deadline else { return Poll::Pending };
+            deadline.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        if let Some(Err(error)) = &result {
+            note_error(&connection, error);
         }
-        if let Poll::Ready(result) = http.as_mut().poll(cx) {
-            return Poll::Ready(Some(result));
-        }
-        if !leaving && connection.is_expired() {
-            cx.waker().wake_by_ref();
-        }
-        // A client that was idle and does not answer the goodbye is cut.
-        let Some(deadline) = &mut deadline else { return Poll::Pending };
-        deadline.as_mut().poll(cx).map(|()| None)
     })
-    .await;
-    if let Some(Err(error)) = &result {
-        note_error(&connection, error);
-    }
 }
 
 /// Counts what hyper's parsers refused.

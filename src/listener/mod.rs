@@ -10,8 +10,10 @@ mod connection;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod handshake;
 mod head;
 mod io;
+mod proxy_protocol;
 mod socket;
 mod stream;
 

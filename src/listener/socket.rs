@@ -43,8 +43,9 @@ impl Socket {
         }
     }
 
-    /// Puts back what was read to see what it is. Nothing may have been put back before.
-    pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
+    /// Puts back what was read last, to be read again.
+    pub(crate) fn unread(&mut self, mut bytes: Vec<u8>) {
+        bytes.append(&mut self.early);
         self.early = bytes;
     }
 
@@ -97,6 +98,9 @@ impl AsyncRead for Socket {
             let taken = this.early.len().min(buf.remaining());
             buf.put_slice(&this.early[..taken]);
             this.early.drain(..taken);
+            if this.early.is_empty() {
+                this.early = Vec::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut this.stream {
@@ -175,6 +179,22 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_can_be_put_back_more_than_once() {
+        let (near, mut far) = UnixStream::pair().expect("a socket pair");
+        let mut socket = Socket::new(Stream::Unix(near), Duration::from_secs(30));
+        far.write_all(b"abcdef").await.expect("room");
+        let mut bytes = vec![0; 4];
+        socket.read_exact(&mut bytes).await.expect("what was sent");
+        socket.unread(bytes);
+        let mut bytes = vec![0; 2];
+        socket.read_exact(&mut bytes).await.expect("what was put back");
+        socket.unread(bytes);
+        let mut all = [0; 6];
+        socket.read_exact(&mut all).await.expect("all of it");
+        assert_eq!(&all, b"abcdef");
     }
 
     #[tokio::test]

@@ -115,7 +115,9 @@ impl Sending<'_> {
         }
         let endpoint = lease.endpoint().clone();
         let name = self.balanced.server_name(&endpoint);
-        let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), &self.local.reclaim);
+        let client = self.outgoing.asker.as_ref().and_then(|asker| asker.proxied.as_ref());
+        let reclaim = &self.local.reclaim;
+        let dial = self.balanced.dialer.dial(&endpoint, name.as_ref(), client, reclaim);
         let dialed = Box::pin(within(self.deadlines.total, dial)).await;
         let result = dialed.and_then(|dialed| dialed);
         let connected = Instant::now();
@@ -240,6 +242,9 @@ impl Sending<'_> {
 
     /// How long a connection may rest: as configured, and a second less than the endpoint says.
     fn rest_time(&self, head: &ResponseHead) -> Duration {
+        if !self.balanced.dialer.may_rest() {
+            return Duration::ZERO;
+        }
         let stated = head.keep_alive_timeout;
         let stated = stated.map(|seconds| Duration::from_secs(seconds.saturating_sub(1)));
         stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))

@@ -1,12 +1,14 @@
 //! A client's connection, as its requests and its I/O see it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use base64::Engine as _;
 use http::HeaderValue;
+use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::forwarded::Told;
@@ -14,17 +16,17 @@ use crate::error::Kind;
 use crate::snapshot::Listener;
 use crate::snapshot::stats::ParseError;
 use crate::timer::TimerSlot;
+use crate::tls::ClientPolicy;
 use crate::upstream::Tunnel;
 
 /// One connection; it never leaves its worker.
 #[derive(Debug)]
 pub struct ClientConnection {
     pub listener: Arc<Listener>,
-    pub peer: Peer,
+    pub ends: Ends,
     pub protocol: Protocol,
-    /// The name that TLS was asked for; `None` without TLS or without SNI.
-    pub sni: Option<Box<str>>,
-    pub is_tls: bool,
+    /// `None` without TLS.
+    pub tls: Option<TlsFacts>,
     /// Whether forwarding headers of this peer are believed.
     pub is_trusted: bool,
     pub opened: Instant,
@@ -41,6 +43,41 @@ pub struct ClientConnection {
     tunnel: RefCell<Option<PendingTunnel>>,
     timers: TimerSlot,
     told: RefCell<Option<Told>>,
+    /// Whether what the client showed meets other terms than those of its handshake.
+    judged: RefCell<Option<(Arc<ClientPolicy>, bool)>>,
+    certificate: OnceCell<Option<HeaderValue>>,
+}
+
+/// What the TLS handshake of a connection came to.
+#[derive(Debug)]
+pub struct TlsFacts {
+    /// The name that was asked for.
+    pub sni: Option<Box<str>>,
+    /// What was asked of the client.
+    pub policy: Option<Arc<ClientPolicy>>,
+    /// What it showed and is believed, its own certificate first; empty if nothing.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Both ends of a connection, as its socket or a PROXY header has them.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    pub peer: Peer,
+    /// Where the client connected to; `None` for unix sockets.
+    pub local: Option<SocketAddr>,
+    /// What a PROXY header said; `None` where there is none.
+    pub announced: Option<Box<Announced>>,
+}
+
+/// What a PROXY header says beside the addresses.
+#[derive(Debug, Clone, Default)]
+pub struct Announced {
+    /// It carried the client's address.
+    pub has_address: bool,
+    /// The client came over TLS, which ended there.
+    pub is_tls: bool,
+    pub authority: Option<Box<str>>,
+    pub alpn: Option<Box<[u8]>>,
 }
 
 /// Who is at the other end.
@@ -78,22 +115,33 @@ impl Peer {
     }
 }
 
+impl Ends {
+    pub fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
+        Self { peer, local, announced: None }
+    }
+
+    /// Whether the peer is one whose forwarding headers are believed. Who sends PROXY headers does
+    /// not look at the requests behind them.
+    pub fn is_trusted(&self, listener: &Listener) -> bool {
+        self.announced.as_ref().is_none_or(|announced| announced.has_address)
+            && listener.trusted.contains(self.peer.ip())
+    }
+}
+
 impl ClientConnection {
     pub fn new(
         listener: Arc<Listener>,
-        peer: Peer,
+        ends: Ends,
         protocol: Protocol,
-        is_tls: bool,
-        sni: Option<Box<str>>,
+        tls: Option<TlsFacts>,
     ) -> Self {
         let now = Instant::now();
         Self {
-            is_trusted: listener.trusted.contains(peer.ip()),
+            is_trusted: ends.is_trusted(&listener),
             listener,
-            peer,
+            ends,
             protocol,
-            sni,
-            is_tls,
+            tls,
             opened: now,
             requests: Cell::new(0),
             active: Cell::new(0),
@@ -108,7 +156,52 @@ impl ClientConnection {
             tunnel: RefCell::new(None),
             timers: TimerSlot::default(),
             told: RefCell::new(None),
+            judged: RefCell::new(None),
+            certificate: OnceCell::new(),
         }
+    }
+
+    /// The peer's address.
+    pub fn peer_ip(&self) -> IpAddr {
+        self.ends.peer.ip()
+    }
+
+    /// Whether the client came over TLS, to us or to the proxy that says so.
+    pub fn is_https(&self) -> bool {
+        self.tls.is_some() || self.ends.announced.as_ref().is_some_and(|it| it.is_tls)
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_https() { "https" } else { "http" }
+    }
+
+    /// Whether what the client showed is what `policy` asks for, be it that a reload or another host
+    /// asks.
+    pub(super) fn meets(&self, policy: &Arc<ClientPolicy>) -> bool {
+        let Some(facts) = &self.tls else { return false };
+        if facts.policy.as_ref().is_some_and(|own| own.asks_the_same_as(policy)) {
+            return true;
+        }
+        let mut judged = self.judged.borrow_mut();
+        if let Some((known, verdict)) = &*judged
+            && Arc::ptr_eq(known, policy)
+        {
+            return *verdict;
+        }
+        let verdict = policy.admits(&facts.chain).is_ok();
+        *judged = Some((policy.clone(), verdict));
+        verdict
+    }
+
+    /// The client's own certificate, as endpoints are told of it (RFC 9440 §2.2).
+    pub(super) fn certificate(&self) -> Option<&HeaderValue> {
+        let made = self.certificate.get_or_init(|| {
+            let own = self.tls.as_ref()?.chain.first()?;
+            let encoded = base64::engine::general_purpose::STANDARD.encode(own);
+            HeaderValue::try_from(format!(":{encoded}:")).ok()
+        });
+        made.as_ref()
     }
 
     /// Where the task that answers a request of this connection keeps its timer.

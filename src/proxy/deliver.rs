@@ -2,7 +2,7 @@
 //! with its exchange.
 
 use bytes::Bytes;
-use http::header::{AGE, ALLOW, CONNECTION, CONTENT_LENGTH, ETAG};
+use http::header::{AGE, ALLOW, CONNECTION, CONTENT_LENGTH, ETAG, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::client::Protocol;
@@ -143,7 +143,12 @@ fn selected(
         Selected::Whole(body) => (head.status, fields, body),
         Selected::Part { fields, body } => (StatusCode::PARTIAL_CONTENT, fields, body),
         Selected::Nothing { bytes } => {
-            let answer = respond::unsatisfiable(bytes, asked.headers, &exchange.request_id);
+            let answer = respond::unsatisfiable(
+                bytes,
+                asked.headers,
+                &exchange.request_id,
+                exchange.pages(),
+            );
             let (parts, body) = answer.into_parts();
             (parts.status, parts.headers, body)
         }
@@ -207,7 +212,8 @@ pub(super) fn failure(
 ) -> Response<ReplyBody> {
     exchange.error = Some(kind);
     exchange.connection.count_refused(kind);
-    let mut response = respond::error(kind, asked_headers, &exchange.request_id);
+    let id = &exchange.request_id;
+    let mut response = respond::error(kind, asked_headers, id, exchange.pages());
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
     if let Some(told) = told {
@@ -218,8 +224,20 @@ pub(super) fn failure(
     if respond::ends_connection(kind) && exchange.connection.protocol == Protocol::H1 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    secure(&exchange, asked_headers, &mut response);
     conclude(&mut exchange, &mut response);
     response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// Tells browsers to come by https only, on answers that went over https (RFC 6797 §7.2).
+fn secure(exchange: &Exchange, asked_headers: &HeaderMap, response: &mut Response<Body>) {
+    let connection = &exchange.connection;
+    if let Some(hsts) = &connection.listener.hsts {
+        match headers::scheme(connection, asked_headers) {
+            "https" => response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone()),
+            _ => response.headers_mut().remove(STRICT_TRANSPORT_SECURITY),
+        };
+    }
 }
 
 /// What was looked up, where the operator wants it shown.
@@ -249,6 +267,7 @@ fn status_field<'a>(
 
 /// The operator's edits, and what every answer has.
 fn finish(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
+    secure(exchange, asked.headers, response);
     if let Some(route) = exchange.route() {
         let edits = &route.spec.response_headers;
         headers::edit(response.headers_mut(), edits, || values(exchange, asked));

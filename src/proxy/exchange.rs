@@ -23,8 +23,8 @@ use crate::cache::status::CacheStatus;
 use crate::compress::Coding;
 use crate::config::model::Name;
 use crate::error::Kind;
-use crate::snapshot::Route;
 use crate::snapshot::stats::Finished;
+use crate::snapshot::{ErrorPages, Route};
 use crate::upstream::Upload;
 
 /// By custom the status of a request whose client left before its answer.
@@ -41,6 +41,8 @@ pub struct Exchange {
     pub started: Instant,
     pub client_ip: IpAddr,
     pub request_id: HeaderValue,
+    /// The host asks for a certificate of the client's, and is told of it.
+    pub(super) shows_certificate: bool,
     /// Only where the request will be logged.
     logged: Option<Box<Logged>>,
     pub upload: Option<Rc<Upload>>,
@@ -100,6 +102,7 @@ impl Exchange {
             started: connection.arrival(),
             client_ip,
             request_id,
+            shows_certificate: false,
             logged,
             upload: None,
             status: None,
@@ -123,6 +126,16 @@ impl Exchange {
         self.snapshot.routes.get(self.route?)
     }
 
+    /// The client's certificate, where endpoints are to be told of it.
+    pub(super) fn certificate(&self) -> Option<&HeaderValue> {
+        self.shows_certificate.then(|| self.connection.certificate()).flatten()
+    }
+
+    /// The operator's own pages for errors.
+    pub(super) fn pages(&self) -> Option<&ErrorPages> {
+        self.route().map(|route| &route.pages)
+    }
+
     /// Takes over what became of the request upstream.
     pub(super) fn follow(&mut self, trace: Trace) {
         self.pool = trace.pool;
@@ -143,7 +156,7 @@ impl Exchange {
     }
 
     pub fn scheme(&self) -> &'static str {
-        if self.connection.is_tls { "https" } else { "http" }
+        self.connection.scheme()
     }
 
     fn finish(&self) {
@@ -185,7 +198,7 @@ impl Exchange {
             &access.format,
             &Record {
                 client_ip: self.client_ip,
-                peer_ip: self.connection.peer.ip(),
+                peer_ip: self.connection.peer_ip(),
                 listener: &self.connection.listener.spec.name,
                 route: self.route().map_or("none", |route| &route.spec.name),
                 method: logged.method.as_str(),

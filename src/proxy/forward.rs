@@ -20,7 +20,7 @@ use crate::config::model::Name;
 use crate::error::{Error, Kind};
 use crate::snapshot::{Backend, BackendKind, Mirror};
 use crate::timer::TimerSlot;
-use crate::upstream::{Deadlines, ResponseHead, Tunnel, Upload};
+use crate::upstream::{Deadlines, Proxied, ResponseHead, Tunnel, Upload};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -45,6 +45,8 @@ pub(super) struct Asker {
     pub is_secure: bool,
     /// The `Cookie` fields as the client sent them, where some of the cookies are ours.
     pub cookies: Vec<HeaderValue>,
+    /// Where endpoints are told by the PROXY protocol.
+    pub proxied: Option<Proxied>,
     /// Where a copy of this request goes.
     pub mirror: Option<Arc<Mirror>>,
 }

@@ -16,9 +16,10 @@ use super::hex;
 use crate::balance::Rng;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Fields that are put on at most.
-const ADDED_MAX: usize = 9;
+const ADDED_MAX: usize = 10;
 
 /// What a request's fields are completed with.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Hop<'a> {
     pub request_id: &'a HeaderValue,
     /// For `Via`.
     pub via: &'a HeaderValue,
+    /// The client's, where the host asks for one.
+    pub certificate: Option<&'a HeaderValue>,
     /// Another Host than the client's.
     pub host: Option<&'a HeaderValue>,
     pub rng: &'a Rng,
@@ -63,6 +66,8 @@ impl Field {
         match name.as_str() {
             "host" | "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding"
             | "upgrade" | "http2-settings" | "expect" | "x-request-id" => Self::Dropped,
+            // RFC 9440 §4: only we may say them.
+            "client-cert" | "client-cert-chain" => Self::Dropped,
             "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
             | "cf-connecting-ip" | "true-client-ip" | "x-real-ip" => Self::AboutClient,
             "te" => Self::Te,
@@ -84,9 +89,9 @@ impl Field {
 
 impl Told {
     pub(super) fn new(connection: &ClientConnection, authority: HeaderValue) -> Self {
-        let peer = connection.peer.ip();
-        let proto = if connection.is_tls { "https" } else { "http" };
-        let element = forwarded_element(peer, authority.to_str().unwrap_or_default(), proto);
+        let peer = connection.peer_ip();
+        let host = authority.to_str().unwrap_or_default();
+        let element = forwarded_element(peer, host, connection.scheme());
         Self { authority, address: text(peer.to_string()), element: text(element) }
     }
 
@@ -128,6 +133,9 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
     tell_of_client(&mut to, hop, &told);
     headers::append_via(&mut to, hop.via);
     to.append(X_REQUEST_ID, hop.request_id.clone());
+    if let Some(certificate) = hop.certificate {
+        to.append(CLIENT_CERT, certificate.clone());
+    }
     if !has_trace {
         to.append(TRACEPARENT, traceparent(hop.rng));
     }
@@ -143,7 +151,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn tell_of_client(to: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
-    let proto = HeaderValue::from_static(if hop.connection.is_tls { "https" } else { "http" });
+    let proto = HeaderValue::from_static(hop.connection.scheme());
     if !hop.connection.is_trusted {
         // Nothing of the kind has been copied.
         to.append(X_FORWARDED_FOR, told.address.clone());
@@ -239,6 +247,7 @@ mod tests {
             ("x_forwarded_for", Field::Dropped),
             ("transfer_encoding", Field::Dropped),
             ("x_real-ip", Field::Dropped),
+            ("client_cert", Field::Dropped),
             ("my_field", Field::Kept),
         ] {
             assert_eq!(Field::of(&HeaderName::from_static(name)), field, "{name}");

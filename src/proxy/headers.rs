@@ -41,7 +41,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 
 /// The client's address: the peer's, or what a trusted peer says.
 pub(super) fn client_ip(connection: &ClientConnection, headers: &HeaderMap) -> IpAddr {
-    let peer = connection.peer.ip();
+    let peer = connection.peer_ip();
     if !connection.is_trusted {
         return peer;
     }
@@ -92,7 +92,7 @@ pub(super) fn scheme(connection: &ClientConnection, headers: &HeaderMap) -> &'st
             _ => {}
         }
     }
-    if connection.is_tls { "https" } else { "http" }
+    connection.scheme()
 }
 
 /// A request id from a trusted peer.

@@ -11,6 +11,7 @@ mod attempt;
 mod cached;
 mod caching;
 pub mod client;
+mod client_auth;
 mod coded_body;
 mod coding;
 mod deliver;
@@ -94,6 +95,13 @@ pub fn handle(
     if is_misdirected(connection, &target) {
         return now(deliver::error(exchange, &parts.headers, Kind::Misdirected));
     }
+    match client_auth::of(connection, &exchange.snapshot, &target.host) {
+        client_auth::Asked::Nothing => {}
+        client_auth::Asked::Met => exchange.shows_certificate = true,
+        client_auth::Asked::Unmet => {
+            return now(deliver::error(exchange, &parts.headers, Kind::UnprovenClient));
+        }
+    }
     if let Some(port) = connection.listener.spec.https_redirect
         && headers::scheme(connection, &parts.headers) == "http"
         && !target.path.starts_with(ACME_CHALLENGES)
@@ -121,6 +129,9 @@ pub fn handle(
     };
     exchange.set_route(index);
     let route = &snapshot.routes[index];
+    if !route.access.admits(client_ip) {
+        return now(deliver::error(exchange, &parts.headers, Kind::Forbidden));
+    }
     let destination = match &route.action {
         Action::Redirect(redirect) => {
             let location = template::expand(&redirect.to, &deliver::values(&exchange, &asked));
@@ -269,7 +280,8 @@ fn from_backend(
     let mut response = if bare && asked.method != Method::HEAD {
         let (parts, _) = response.into_parts();
         let text = parts.status.canonical_reason().unwrap_or_default();
-        let mut page = respond::page(parts.status, text, asked.headers, &exchange.request_id);
+        let (id, pages) = (&exchange.request_id, exchange.pages());
+        let mut page = respond::page(parts.status, text, asked.headers, id, pages);
         for (name, value) in &parts.headers {
             if *name != CONTENT_LENGTH {
                 page.headers_mut().insert(name.clone(), value.clone());
@@ -306,8 +318,9 @@ fn announced_length(parts: &Parts) -> Option<u64> {
 /// RFC 9110 §15.5.20: the connection's certificate does not cover the host, and another one of
 /// this listener does.
 fn is_misdirected(connection: &ClientConnection, target: &Target<'_>) -> bool {
-    let (Some(sni), Some(tls)) = (&connection.sni, &connection.listener.tls) else { return false };
-    **sni != *target.host && tls.state.certificates.misdirected(sni, &target.host)
+    let sni = connection.tls.as_ref().and_then(|facts| facts.sni.as_deref());
+    let (Some(sni), Some(tls)) = (sni, &connection.listener.tls) else { return false };
+    *sni != *target.host && tls.certificates.misdirected(sni, &target.host)
 }
 
 fn to_https(target: &Target<'_>, port: u16) -> Response<Body> {

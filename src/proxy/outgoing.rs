@@ -1,12 +1,14 @@
 //! The request as it is sent on.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use http::header::{CONNECTION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::body::Incoming;
 
+use super::client::{Peer, Protocol};
 use super::coding;
 use super::deliver::Asked;
 use super::exchange::Exchange;
@@ -18,7 +20,8 @@ use crate::cookie;
 use crate::error::Kind;
 use crate::route::rewrite;
 use crate::snapshot::Route;
-use crate::upstream::{Upload, UploadLimits};
+use crate::tls::{ALPN_H1, ALPN_H2};
+use crate::upstream::{Proxied, Upload, UploadLimits};
 
 /// The request for a backend: rewritten path, edited fields, and the body that is to follow.
 pub(super) fn outgoing(
@@ -48,11 +51,16 @@ pub(super) fn outgoing(
         headers,
         upload: exchange.upload.clone(),
         upgrade,
-        asker: asker(exchange, parts, route),
+        asker: asker(exchange, parts, target, route),
     })
 }
 
-fn asker(exchange: &Exchange, parts: &Parts, route: &Route) -> Option<Box<Asker>> {
+fn asker(
+    exchange: &Exchange,
+    parts: &Parts,
+    target: &Target<'_>,
+    route: &Route,
+) -> Option<Box<Asker>> {
     if !route.minds_asker {
         return None;
     }
@@ -65,8 +73,38 @@ fn asker(exchange: &Exchange, parts: &Parts, route: &Route) -> Option<Box<Asker>
         ip: exchange.client_ip,
         is_secure: headers::scheme(&exchange.connection, &parts.headers) == "https",
         cookies,
+        proxied: route.is_proxied.then(|| proxied(exchange, target)).flatten(),
         mirror: route.mirror.clone(),
     }))
+}
+
+/// The client as the PROXY protocol tells of it; `None` if nothing is known.
+fn proxied(exchange: &Exchange, target: &Target<'_>) -> Option<Proxied> {
+    let connection = &exchange.connection;
+    let ends = &connection.ends;
+    let source = match ends.peer {
+        Peer::Tcp(peer) if peer.ip().to_canonical() == exchange.client_ip => {
+            SocketAddr::new(exchange.client_ip, peer.port())
+        }
+        Peer::Unix if ends.peer.ip() == exchange.client_ip => return None,
+        // Somebody in front knows the address, and nobody the port.
+        Peer::Tcp(_) | Peer::Unix => SocketAddr::new(exchange.client_ip, 0),
+    };
+    let announced = ends.announced.as_ref();
+    let alpn = match (&connection.tls, connection.protocol) {
+        (Some(_), Protocol::H2) => Some(ALPN_H2.into()),
+        (Some(_), Protocol::H1) => Some(ALPN_H1.into()),
+        (None, _) => announced.and_then(|announced| announced.alpn.clone()),
+    };
+    let asked_for = connection.tls.as_ref().and_then(|facts| facts.sni.clone());
+    let asked_for = asked_for.or_else(|| announced?.authority.clone());
+    let host = || (!target.host.is_empty()).then(|| Box::from(&*target.host));
+    Some(Proxied {
+        source,
+        destination: ends.local.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port())),
+        alpn,
+        authority: asked_for.or_else(host),
+    })
 }
 
 /// The fields as they are forwarded, after the route's edits.
@@ -76,6 +114,7 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
         connection: &exchange.connection,
         authority: target.authority,
         request_id: &exchange.request_id,
+        certificate: exchange.certificate(),
         via: exchange.snapshot.via.hop(parts.version),
         host: route.and_then(|route| route.spec.rewrite.host.as_ref()),
         rng: &exchange.local.rng,

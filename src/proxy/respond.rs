@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::body::Body;
 use crate::error::Kind;
 use crate::range::Span;
+use crate::snapshot::ErrorPages;
 
 /// How long a client should wait when there is no capacity, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -20,7 +21,8 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Kind::Misdirected | Kind::UnprovenClient => StatusCode::MISDIRECTED_REQUEST,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
         Kind::NoRoute => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::Connect
@@ -49,10 +51,16 @@ pub(super) fn ends_connection(kind: Kind) -> bool {
     )
 }
 
-/// The page for an error: the status, what it means, and the request id to ask about.
-pub(super) fn error(kind: Kind, request: &HeaderMap, request_id: &HeaderValue) -> Response<Body> {
+/// The page for an error: the status, what it means, and the request id to ask about; or the
+/// operator's own.
+pub(super) fn error(
+    kind: Kind,
+    request: &HeaderMap,
+    request_id: &HeaderValue,
+    pages: Option<&ErrorPages>,
+) -> Response<Body> {
     let status = status_of(kind);
-    let mut response = page(status, explanation(kind), request, request_id);
+    let mut response = page(status, explanation(kind), request, request_id, pages);
     let headers = response.headers_mut();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -72,10 +80,32 @@ pub(super) fn page(
     text: &str,
     request: &HeaderMap,
     request_id: &HeaderValue,
+    pages: Option<&ErrorPages>,
 ) -> Response<Body> {
+    let wants_json = wants_json(request);
+    // Who asks for JSON can do nothing with a page, but for one in JSON.
+    let own = pages.and_then(|pages| pages.of(status)).filter(|own| !wants_json || own.is_json);
+    let (content_type, body) = match own {
+        Some(own) => (own.content_type.clone(), Body::from(own.body.clone())),
+        None => our_page(status, text, wants_json, request_id),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn our_page(
+    status: StatusCode,
+    text: &str,
+    as_json: bool,
+    request_id: &HeaderValue,
+) -> (HeaderValue, Body) {
     let id = request_id.to_str().unwrap_or("-");
     let title = status.canonical_reason().unwrap_or("Error");
-    let (content_type, body) = if wants_json(request) {
+    let (content_type, body) = if as_json {
         let problem = serde_json::json!({
             "type": "about:blank",
             "title": title,
@@ -93,12 +123,7 @@ pub(super) fn page(
         );
         ("text/html; charset=utf-8", body)
     };
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    (HeaderValue::from_static(content_type), Body::from(body))
 }
 
 /// The answer where none of the ranges that were asked for begins within a stored response of
@@ -107,9 +132,10 @@ pub(super) fn unsatisfiable(
     bytes: u64,
     request: &HeaderMap,
     request_id: &HeaderValue,
+    pages: Option<&ErrorPages>,
 ) -> Response<Body> {
     let text = "None of these ranges is within the content.";
-    let mut response = page(StatusCode::RANGE_NOT_SATISFIABLE, text, request, request_id);
+    let mut response = page(StatusCode::RANGE_NOT_SATISFIABLE, text, request, request_id, pages);
     let headers = response.headers_mut();
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Ok(content_range) = HeaderValue::try_from(Span::unsatisfied(bytes)) {
@@ -136,6 +162,8 @@ fn explanation(kind: Kind) -> &'static str {
         Kind::BodyTimeout => "The request body did not arrive in time.",
         Kind::ClientGone | Kind::ReaderStalled => "The request was broken off.",
         Kind::Misdirected => "This connection is for another site.",
+        Kind::UnprovenClient => "This site asks for a certificate, on a connection of its own.",
+        Kind::Forbidden => "Access is not allowed from here.",
         Kind::NoRoute => "There is nothing here.",
         Kind::MethodNotAllowed => "This method is not allowed here.",
         Kind::NotCached => "The answer is not in the cache.",
@@ -180,7 +208,8 @@ mod tests {
     }
 
     fn content_type(accept: &'static str) -> HeaderValue {
-        let response = error(Kind::NoRoute, &accepting(accept), &HeaderValue::from_static("id"));
+        let response =
+            error(Kind::NoRoute, &accepting(accept), &HeaderValue::from_static("id"), None);
         response.headers()[CONTENT_TYPE].clone()
     }
 
@@ -197,7 +226,7 @@ mod tests {
     #[test]
     fn errors_are_never_stored_and_lack_of_capacity_says_when_to_come_back() {
         let id = HeaderValue::from_static("id");
-        let response = error(Kind::NoEndpoint, &HeaderMap::new(), &id);
+        let response = error(Kind::NoEndpoint, &HeaderMap::new(), &id, None);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[RETRY_AFTER], "1");
         assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
@@ -206,7 +235,7 @@ mod tests {
     #[test]
     fn a_request_id_cannot_inject_markup() {
         let id = HeaderValue::from_static("<script>");
-        let response = error(Kind::NoRoute, &HeaderMap::new(), &id);
+        let response = error(Kind::NoRoute, &HeaderMap::new(), &id, None);
         let Body::Full(body) = response.into_body() else { unreachable!("a page has a body") };
         assert!(!body.windows(7).any(|window| window == b"<script"));
     }

@@ -1,5 +1,7 @@
 //! Whether an endpoint that was set aside takes connections again, tried beside the requests.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::attempt::Sending;
@@ -15,12 +17,12 @@ pub(super) fn begin(sending: &Sending<'_>, mut trial: Lease) {
     let name = balanced.server_name(&endpoint);
     let keep = Keep {
         idle_max: pool.limits.idle_max,
-        idle_for: sending.keepalive,
+        idle_for: if dialer.may_rest() { sending.keepalive } else { Duration::ZERO },
         open_max: pool.limits.connections_max,
     };
     sending.local.aside.spawn("trial of an endpoint", async move {
         let begun = Instant::now();
-        let result = dialer.dial(&endpoint, name.as_ref(), &local.reclaim).await;
+        let result = dialer.dial(&endpoint, name.as_ref(), None, &local.reclaim).await;
         let now = Instant::now();
         match result {
             Ok(connection) => {

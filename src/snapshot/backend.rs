@@ -88,7 +88,8 @@ fn common_name(source: &PoolSource) -> Option<&str> {
 /// make other connections, and so does another name to verify.
 fn are_reached_alike(a: &model::Pool, b: &model::Pool) -> bool {
     let names_count = a.tls.as_ref().is_some_and(|tls| tls.sni.is_none());
-    a.tls == b.tls && (!names_count || common_name(&a.source) == common_name(&b.source))
+    let are_alike = a.tls == b.tls && a.proxy_protocol == b.proxy_protocol;
+    are_alike && (!names_count || common_name(&a.source) == common_name(&b.source))
 }
 
 /// What TLS is spoken, and the name that is verified where it is one for all endpoints.
@@ -163,6 +164,7 @@ impl Balanced {
                 connect_timeout: spec.timeouts.connect,
                 connections_max: spec.limits.connections_max,
                 slot_timeout: spec.limits.queue_timeout,
+                proxy_protocol: spec.proxy_protocol,
             },
             protocol: spec.protocol,
             name: common_name(&spec.source).map(Box::from),

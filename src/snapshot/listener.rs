@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::server::ProducesTickets;
+use http::HeaderValue;
 
 use super::limit::ConnectionLimit;
 use super::stats::{self, ListenerStats};
 use crate::cidr::CidrSet;
 use crate::config::diagnostics::Diagnostic;
-use crate::config::model;
-use crate::tls::{self, ListenerTlsState};
+use crate::config::model::{self, Hsts};
+use crate::tls::ListenerTlsState;
+use crate::tls::state::Plan;
 
 #[derive(Debug)]
 pub struct Listener {
@@ -18,18 +19,14 @@ pub struct Listener {
     /// The same number as long as the process runs, for counters.
     pub id: usize,
     /// `None` for a plain listener.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<ListenerTlsState>>,
     pub trusted: CidrSet,
+    /// The value of `Strict-Transport-Security`.
+    pub hsts: Option<HeaderValue>,
     pub stats: Arc<ListenerStats>,
     pub limit: Arc<ConnectionLimit>,
-}
-
-/// The TLS side of a listener.
-#[derive(Debug)]
-pub struct Tls {
-    pub state: ListenerTlsState,
-    /// Session tickets outlive certificates: clients resume across reloads.
-    tickets: Arc<dyn ProducesTickets>,
+    /// TLS handshakes under way.
+    pub handshakes: Arc<ConnectionLimit>,
 }
 
 impl Listener {
@@ -43,7 +40,7 @@ impl Listener {
         {
             return Ok(previous.clone());
         }
-        let before = previous.and_then(|listener| listener.tls.as_ref().map(|tls| (listener, tls)));
+        let before = previous.and_then(|listener| Some((listener, listener.tls.as_ref()?)));
         let tls = match (&spec.tls, before) {
             (None, _) => None,
             (Some(tls), Some((listener, before)))
@@ -63,45 +60,58 @@ impl Listener {
             }
             None => ConnectionLimit::new(spec.limits.connections_max, connections),
         };
+        let handshakes = match previous {
+            Some(previous) => {
+                previous.handshakes.set_max(spec.limits.handshakes_max);
+                previous.handshakes.clone()
+            }
+            None => ConnectionLimit::of_process(spec.limits.handshakes_max),
+        };
         Ok(Arc::new(Self {
             spec: spec.clone(),
             id: stats::listener_id(&spec.name),
             tls,
             trusted: spec.trusted.iter().copied().collect(),
+            hsts: spec.hsts.and_then(hsts),
             stats: previous.map(|listener| listener.stats.clone()).unwrap_or_default(),
             limit,
+            handshakes,
         }))
     }
 
-    /// What is doubtful about the certificates.
+    /// Whether anything is asked of the clients of any host.
+    pub(super) fn asks_clients(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.clients.is_empty())
+    }
+
+    /// What is doubtful about the certificates and what is asked of clients.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<Diagnostic> {
         let (Some(state), Some(spec)) = (&self.tls, &self.spec.tls) else { return Vec::new() };
-        let warnings = state.state.warnings(spec, now);
+        let warnings = state.warnings(spec, now);
         warnings.into_iter().map(|(span, text)| Diagnostic::warning(span, text)).collect()
     }
+}
+
+/// RFC 6797 §6.1.
+fn hsts(hsts: Hsts) -> Option<HeaderValue> {
+    let subdomains = if hsts.subdomains { "; includeSubDomains" } else { "" };
+    HeaderValue::try_from(format!("max-age={}{subdomains}", hsts.max_age.as_secs())).ok()
 }
 
 fn build_tls(
     spec: &model::Listener,
     tls: &model::ListenerTls,
-    previous: Option<&Tls>,
-) -> Result<Tls, Vec<Diagnostic>> {
-    let tickets = match previous {
-        Some(previous) => previous.tickets.clone(),
-        None => tls::tickets().map_err(|error| vec![Diagnostic::placeless(error.to_string())])?,
-    };
-    let state =
-        ListenerTlsState::build(tls, spec.protocols, tickets.clone()).map_err(|errors| {
-            errors
-                .into_iter()
-                .map(|(span, error)| {
-                    let problem = Diagnostic::error(span, error.to_string());
-                    match error.help() {
-                        Some(help) => problem.help(help),
-                        None => problem,
-                    }
-                })
-                .collect::<Vec<_>>()
-        })?;
-    Ok(Tls { state, tickets })
+    previous: Option<&ListenerTlsState>,
+) -> Result<ListenerTlsState, Vec<Diagnostic>> {
+    let plan = Plan { listener: &spec.name, tls, protocols: spec.protocols };
+    ListenerTlsState::build(&plan, previous).map_err(|errors| {
+        let described = errors.into_iter().map(|(span, error)| {
+            let problem = Diagnostic::error(span, error.to_string());
+            match error.help() {
+                Some(help) => problem.help(help),
+                None => problem,
+            }
+        });
+        described.collect()
+    })
 }

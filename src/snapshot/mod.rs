@@ -4,9 +4,11 @@
 //! over from its predecessor: pools with their endpoints' health and connections, TLS states with
 //! their session tickets, counters. Nothing here binds a port or opens a connection.
 
+mod access;
 mod backend;
 mod limit;
 mod listener;
+mod pages;
 mod route;
 pub mod stats;
 #[cfg(test)]
@@ -20,9 +22,11 @@ use std::time::{Instant, SystemTime};
 
 use http::Method;
 
+pub use access::Access;
 pub use backend::{Backend, Balanced, Kind as BackendKind};
 pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
+pub use pages::{ErrorPages, Page};
 pub use route::{Action, Destination, Mirror, Route};
 use stats::RouteStats;
 pub use via::Via;
@@ -52,6 +56,8 @@ pub struct Snapshot {
     /// Every way in which routes make keys of queries, each once.
     queries: Vec<QuerySpec>,
     pub via: Via,
+    /// Some listener asks something of clients.
+    pub asks_clients: bool,
 }
 
 /// What every snapshot of a process shares.
@@ -97,6 +103,7 @@ impl Snapshot {
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
             via: Via::new(&config.cache.name),
             config,
+            asks_clients: listeners.values().any(|listener| listener.asks_clients()),
             listeners,
             backends,
             routes,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::COOKIE;
 
+use super::access::Access;
 use super::backend::Backend;
+use super::pages::ErrorPages;
 use super::stats::RouteStats;
 use crate::balance::Split;
 use crate::cache::key_spec::KeySpec;
@@ -22,11 +24,15 @@ pub struct Route {
     pub action: Action,
     /// How the cache's keys are made.
     pub key: KeySpec,
+    pub access: Access,
+    pub pages: ErrorPages,
     pub mirror: Option<Arc<Mirror>>,
     /// The names of the cookies that are ours, and no business of an endpoint.
     pub own_cookies: Box<[Arc<str>]>,
     /// Something goes by who asks: a cookie, a hash, a mirror.
     pub minds_asker: bool,
+    /// Endpoints are told by the PROXY protocol who asks.
+    pub is_proxied: bool,
     pub stats: Arc<RouteStats>,
 }
 
@@ -104,8 +110,21 @@ impl Route {
             Action::Redirect(_) | Action::Respond(_) => Box::default(),
         };
         let hashes = matches!(&action, Action::Forward(destination) if hashes(destination));
-        let minds_asker = hashes || mirror.is_some() || !own_cookies.is_empty();
-        Some(Self { spec: spec.clone(), action, key, mirror, own_cookies, minds_asker, stats })
+        let is_proxied =
+            matches!(&action, Action::Forward(to) if is_proxied(to, mirror.as_deref()));
+        let minds_asker = hashes || is_proxied || mirror.is_some() || !own_cookies.is_empty();
+        Some(Self {
+            spec: spec.clone(),
+            action,
+            key,
+            access: Access::new(spec),
+            pages: ErrorPages::new(spec),
+            mirror,
+            own_cookies,
+            minds_asker,
+            is_proxied,
+            stats,
+        })
     }
 }
 
@@ -119,6 +138,11 @@ fn own_cookies(destination: &Destination) -> Box<[Arc<str>]> {
     names.sort_unstable();
     names.dedup();
     names.into()
+}
+
+fn is_proxied(destination: &Destination, mirror: Option<&Mirror>) -> bool {
+    let backends = destination.backends().iter().chain(mirror.map(|mirror| &mirror.backend));
+    backends.into_iter().any(|backend| backend.spec.proxy_protocol.is_some())
 }
 
 fn hashes(destination: &Destination) -> bool {

@@ -11,6 +11,7 @@ use crate::compress::Coding;
 use crate::config::model::Name;
 use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, Exposition, Gauge, Histogram, HistogramCells, PerWorker, Totals};
+use crate::tls::Failure;
 
 /// The names of listeners in the order in which they appeared; a listener's number is its place.
 static LISTENERS: Mutex<Vec<Name>> = Mutex::new(Vec::new());
@@ -187,6 +188,8 @@ pub struct ListenerStats {
     pub rejected: [Counter; Rejection::ALL.len()],
     pub requests_in_flight: Gauge,
     pub handshakes: [Counter; HandshakeResult::ALL.len()],
+    /// Why those failed that did, by who was at the other end.
+    pub handshake_failures: [[Counter; Failure::ALL.len()]; Side::ALL.len()],
     pub handshake: Histogram,
     pub parse_errors: [Counter; ParseError::ALL.len()],
 }
@@ -198,15 +201,40 @@ pub enum Rejection {
     Accept,
     /// `limits.connections` was reached, and accepting paused.
     Limit,
+    /// A PROXY header was expected, and the peer is not trusted to send one.
+    Untrusted,
+    /// It was not one, or did not come in time.
+    ProxyHeader,
 }
 
 impl Rejection {
-    pub const ALL: [Self; 2] = [Self::Accept, Self::Limit];
+    pub const ALL: [Self; 4] = [Self::Accept, Self::Limit, Self::Untrusted, Self::ProxyHeader];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
             Self::Limit => "limit",
+            Self::Untrusted => "untrusted",
+            Self::ProxyHeader => "proxy_header",
+        }
+    }
+}
+
+/// Who is at the other end of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A peer in `trusted`: a front.
+    Trusted,
+    Other,
+}
+
+impl Side {
+    pub const ALL: [Self; 2] = [Self::Trusted, Self::Other];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::Other => "other",
         }
     }
 }
@@ -216,6 +244,8 @@ impl Rejection {
 pub enum HandshakeResult {
     Ok,
     Timeout,
+    /// `limits.handshakes` was reached for as long as a handshake may take.
+    Limit,
     /// The client closed or broke off.
     Closed,
     /// The two sides have nothing in common, or one of them sent nonsense.
@@ -223,12 +253,13 @@ pub enum HandshakeResult {
 }
 
 impl HandshakeResult {
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Timeout, Self::Closed, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Timeout, Self::Limit, Self::Closed, Self::Failed];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Timeout => "timeout",
+            Self::Limit => "limit",
             Self::Closed => "closed",
             Self::Failed => "failed",
         }
@@ -299,7 +330,28 @@ impl ListenerStats {
                     self.handshakes[result as usize].value() as f64,
                 );
         }
+        self.collect_failures(listener, out);
         out.histogram("headwater_tls_handshake_seconds", "Duration of finished TLS handshakes.")
             .distribution(&[label], &self.handshake.totals());
+    }
+
+    /// Those that have occurred: most reasons never do.
+    fn collect_failures(&self, listener: &str, out: &mut Exposition) {
+        let label = ("listener", listener);
+        for (side, reason) in
+            Side::ALL.into_iter().flat_map(|side| Failure::ALL.map(|reason| (side, reason)))
+        {
+            let count = self.handshake_failures[side as usize][reason as usize].value();
+            if count > 0 {
+                out.counter(
+                    "headwater_tls_handshake_failures_total",
+                    "TLS handshakes that failed, by the reason and by whether the peer is trusted.",
+                )
+                .series(
+                    &[label, ("peer", side.as_str()), ("reason", reason.as_str())],
+                    count as f64,
+                );
+            }
+        }
     }
 }

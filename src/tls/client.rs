@@ -64,7 +64,7 @@ fn trust(tls: &UpstreamTls) -> Result<ConfigBuilder<ClientConfig, WantsClientCer
     })
 }
 
-fn own_roots(file: &FileContent) -> Result<RootCertStore, LoadError> {
+pub(super) fn own_roots(file: &FileContent) -> Result<RootCertStore, LoadError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in pem::certificates(file)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| LoadError::Certificate {

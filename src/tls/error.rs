@@ -32,6 +32,12 @@ pub enum LoadError {
     NoServerName { endpoint: String },
     /// `sni` is neither a host name nor an address.
     BadServerName { name: String },
+    /// A pair of a folder cannot be used, and there is no other one.
+    Pair { why: String },
+    /// A list of revoked certificates cannot be used.
+    RevocationList { path: PathBuf, source: Source },
+    /// A file of ticket keys cannot be used; the line counts from 1.
+    TicketKeys { path: PathBuf, line: Option<usize>, reason: String },
     /// rustls refuses the configuration.
     Config { source: rustls::Error },
 }
@@ -43,6 +49,7 @@ pub type Source = Box<dyn StdError + Send + Sync>;
 pub enum Block {
     Certificate,
     PrivateKey,
+    RevocationList,
 }
 
 /// What a file holds instead.
@@ -92,7 +99,16 @@ impl LoadError {
             Self::BadServerName { .. } => {
                 Some("use a host name without scheme and port, or an IP address".into())
             }
-            Self::Certificate { .. } | Self::Config { .. } => None,
+            Self::TicketKeys { .. } => Some(
+                "each line is one key: 48 or 80 random bytes in base64 or hexadecimal, such as \
+                 `openssl rand -base64 48` prints"
+                    .into(),
+            ),
+            Self::Pair { .. } => Some(
+                "a folder needs at least one pair of NAME.crt and NAME.key that belong together"
+                    .into(),
+            ),
+            Self::Certificate { .. } | Self::RevocationList { .. } | Self::Config { .. } => None,
         }
     }
 }
@@ -122,7 +138,7 @@ fn missing_block_help(wanted: Block, found: &Contents) -> Option<String> {
             "a block begins with a line `-----BEGIN …-----`, with no space or byte order mark \
              before it",
         ),
-        (Contents::Empty, _) => None,
+        (Contents::Empty | Contents::Binary | Contents::Blocks(_), _) => None,
     }
     .map(str::to_owned)
 }
@@ -167,6 +183,20 @@ impl fmt::Display for LoadError {
             Self::BadServerName { name } => {
                 write!(f, "`{name}` is not a name that a certificate can have")
             }
+            Self::Pair { why } => f.write_str(why),
+            Self::RevocationList { path, source } => {
+                write!(
+                    f,
+                    "the list of revoked certificates {} is not usable: {source}",
+                    path.display()
+                )
+            }
+            Self::TicketKeys { path, line: Some(line), reason } => {
+                write!(f, "line {line} of {} is no ticket key: {reason}", path.display())
+            }
+            Self::TicketKeys { path, line: None, reason } => {
+                write!(f, "{} holds no ticket keys: {reason}", path.display())
+            }
             Self::Config { source } => write!(f, "TLS cannot be set up: {source}"),
         }
     }
@@ -199,6 +229,7 @@ impl fmt::Display for Block {
         f.write_str(match self {
             Self::Certificate => "certificate",
             Self::PrivateKey => "private key",
+            Self::RevocationList => "list of revoked certificates",
         })
     }
 }

@@ -7,9 +7,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -20,14 +20,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
 use super::error::{LoadError, Source};
+use super::expiry::Validity;
 use super::{pem, provider};
 use crate::config::model::CertificateFiles;
-
-/// An end is announced this long ahead …
-const EXPIRY_NOTICE_MAX: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// … or in the last third of the validity, where that is shorter: certificates of six days are in
-/// regular use and must not warn all their life.
-const EXPIRY_NOTICE_SHARE: u32 = 3;
 
 /// Every scheme that a supported key can sign a handshake with.
 const SCHEMES: [SignatureScheme; 10] = [
@@ -46,14 +41,11 @@ const SCHEMES: [SignatureScheme; 10] = [
 /// A chain whose first certificate belongs to the key.
 #[derive(Debug)]
 pub struct Certificate {
-    /// The file of the chain, for messages and labels.
-    pub path: PathBuf,
+    /// What it was read from.
+    pub files: CertificateFiles,
     /// What the first certificate is for, in its order; names that no host can have are left out.
     pub names: Vec<CertificateName>,
-    /// Unix time in seconds.
-    pub not_before: i64,
-    /// Unix time in seconds.
-    pub not_after: i64,
+    pub validity: Validity,
     pub key_kind: KeyKind,
     pub certified: Arc<CertifiedKey>,
     schemes: Vec<SignatureScheme>,
@@ -102,10 +94,9 @@ pub fn certificate(files: &CertificateFiles) -> Result<Certificate, LoadError> {
 
     let schemes = SCHEMES.into_iter().filter(|s| key.choose_scheme(&[*s]).is_some()).collect();
     Ok(Certificate {
-        path: path.clone(),
+        files: files.clone(),
         names: facts.names,
-        not_before: facts.not_before,
-        not_after: facts.not_after,
+        validity: facts.validity,
         key_kind,
         certified: Arc::new(CertifiedKey::new(chain, key)),
         schemes,
@@ -139,6 +130,11 @@ fn check_owner(
 }
 
 impl Certificate {
+    /// The file of the chain, for messages.
+    pub fn path(&self) -> &Path {
+        &self.files.cert.path
+    }
+
     /// Whether the key can sign with one of the schemes that a client accepts.
     pub(super) fn can_sign(&self, accepted: &[SignatureScheme]) -> bool {
         self.schemes.iter().any(|scheme| accepted.contains(scheme))
@@ -146,23 +142,8 @@ impl Certificate {
 
     /// What is doubtful about the certificate at the time `now`, though it can be used.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let path = self.path.display();
-        let now = unix_seconds(now);
-        let validity = self.not_after.saturating_sub(self.not_before).max(0);
-        let notice = (validity / i64::from(EXPIRY_NOTICE_SHARE))
-            .min(EXPIRY_NOTICE_MAX.as_secs().try_into().unwrap_or(i64::MAX));
-
-        let mut warnings = Vec::new();
-        if now > self.not_after {
-            warnings.push(format!("the certificate {path} expired on {}", day(self.not_after)));
-        } else if now < self.not_before {
-            warnings.push(format!(
-                "the certificate {path} is not valid before {}",
-                day(self.not_before)
-            ));
-        } else if self.not_after - now < notice {
-            warnings.push(format!("the certificate {path} expires on {}", day(self.not_after)));
-        }
+        let path = self.path().display();
+        let mut warnings: Vec<_> = self.expiry(now).into_iter().collect();
         if self.names.is_empty() {
             warnings.push(format!(
                 "the certificate {path} names no host; it can only answer as the default"
@@ -175,6 +156,19 @@ impl Certificate {
             ));
         }
         warnings
+    }
+
+    /// What is to be said about its validity at the time `now`, with the names that it is for.
+    pub fn expiry(&self, now: SystemTime) -> Option<String> {
+        let path = self.path().display();
+        let what = match self.names.as_slice() {
+            [] => format!("the certificate {path}"),
+            [name] => format!("the certificate {path} for {name}"),
+            [name, others @ ..] => {
+                format!("the certificate {path} for {name} and {} more", others.len())
+            }
+        };
+        self.validity.warning(&what, now)
     }
 }
 
@@ -205,8 +199,7 @@ impl fmt::Display for CertificateName {
 /// What is read out of the certificates themselves.
 struct Facts {
     names: Vec<CertificateName>,
-    not_before: i64,
-    not_after: i64,
+    validity: Validity,
     gap: Option<usize>,
 }
 
@@ -237,8 +230,10 @@ impl Facts {
             .position(|(child, parent)| child.issuer().as_raw() != parent.subject().as_raw());
         Ok(Self {
             names: names(leaf).map_err(|error| unusable(1, error))?,
-            not_before: leaf.validity().not_before.timestamp(),
-            not_after: leaf.validity().not_after.timestamp(),
+            validity: Validity {
+                not_before: leaf.validity().not_before.timestamp(),
+                not_after: leaf.validity().not_after.timestamp(),
+            },
             gap: gap.map(|index| index + 1),
         })
     }
@@ -280,21 +275,10 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<CertificateName> {
     }
 }
 
-fn unix_seconds(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => since.as_secs().try_into().unwrap_or(i64::MAX),
-        Err(before) => before.duration().as_secs().try_into().map_or(i64::MIN, |ago: i64| -ago),
-    }
-}
-
-/// The day in UTC; certificates end years, not hours, after they are read.
-fn day(unix_seconds: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(unix_seconds)
-        .map_or_else(|_| format!("day {}", unix_seconds / 86_400), |at| at.date().to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
     use crate::tls::testing::{
         self, DAY, Key, chain, file, files, generated, key_pair, older_form,
@@ -460,15 +444,22 @@ mod tests {
         let cert = params.self_signed(&key).unwrap().pem();
         let loaded = certificate(&testing::pair(&cert, &key.serialize_pem())).unwrap();
 
-        assert_eq!((loaded.not_before, loaded.not_after), (1_800_000_000, 1_807_776_000));
+        let validity = Validity { not_before: 1_800_000_000, not_after: 1_807_776_000 };
+        assert_eq!(loaded.validity, validity);
         let at = |now| loaded.warnings(now);
         assert_eq!(
             at(start - days(1)),
-            ["the certificate site.crt is not valid before 2027-01-15"]
+            ["the certificate site.crt for a.test is not valid before 2027-01-15"]
         );
-        assert_eq!(at(start + days(75)), Vec::<String>::new());
-        assert_eq!(at(start + days(77)), ["the certificate site.crt expires on 2027-04-15"]);
-        assert_eq!(at(start + days(91)), ["the certificate site.crt expired on 2027-04-15"]);
+        assert_eq!(at(start + days(59)), Vec::<String>::new());
+        assert_eq!(
+            at(start + days(61)),
+            ["the certificate site.crt for a.test expires on 2027-04-15, in 29 days"]
+        );
+        assert_eq!(
+            at(start + days(91)),
+            ["the certificate site.crt for a.test expired on 2027-04-15"]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Certificates and keys out of PEM files, and what a file holds when they are not there.
 
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::error::{Block, Contents, LoadError};
 use crate::config::model::FileContent;
@@ -10,6 +10,8 @@ use crate::config::model::FileContent;
 const LABELS_MAX: usize = 4;
 /// RFC 7468 labels are short; a longer one is no label.
 const LABEL_BYTES_MAX: usize = 40;
+/// What every structure in DER begins with, and no text.
+const DER_SEQUENCE: u8 = 0x30;
 
 /// All certificates of a file, in its order; at least one.
 pub(super) fn certificates(file: &FileContent) -> Result<Vec<CertificateDer<'static>>, LoadError> {
@@ -20,6 +22,22 @@ pub(super) fn certificates(file: &FileContent) -> Result<Vec<CertificateDer<'sta
         return Err(missing(file, Block::Certificate));
     }
     Ok(chain)
+}
+
+/// All revocation lists of a file; at least one. Authorities also publish them as they are, in DER.
+pub(super) fn revocation_lists(
+    file: &FileContent,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {
+    if file.bytes.first() == Some(&DER_SEQUENCE) {
+        return Ok(vec![file.bytes.to_vec().into()]);
+    }
+    let lists = CertificateRevocationListDer::pem_slice_iter(&file.bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| broken(file, source))?;
+    if lists.is_empty() {
+        return Err(missing(file, Block::RevocationList));
+    }
+    Ok(lists)
 }
 
 /// The first private key of a file: PKCS#8, PKCS#1 or SEC1.

@@ -20,7 +20,7 @@ use rustls::sign::CertifiedKey;
 use super::load::{Certificate, CertificateName};
 
 /// The longest host name, in bytes (RFC 1035 §2.3.4).
-const HOST_BYTES_MAX: usize = 253;
+pub(super) const HOST_BYTES_MAX: usize = 253;
 
 // The keys come from the operator, only the look-ups from strangers: no flooding is possible and
 // a fast hash will do.
@@ -29,7 +29,7 @@ type Map<K> = HashMap<K, Vec<usize>, foldhash::fast::RandomState>;
 /// The certificates of one listener.
 #[derive(Debug, Default)]
 pub struct CertificateSet {
-    certificates: Vec<Certificate>,
+    certificates: Vec<Arc<Certificate>>,
     /// Lists of indexes into `certificates`, in the order of preference.
     exact: Map<String>,
     /// By the name without its `*.`.
@@ -40,14 +40,14 @@ pub struct CertificateSet {
 
 impl CertificateSet {
     /// The first certificate is the default. An empty set answers nobody.
-    pub fn new(certificates: Vec<Certificate>) -> Self {
+    pub fn new(certificates: Vec<Arc<Certificate>>) -> Self {
         let mut preference: Vec<usize> = (0..certificates.len()).collect();
         // Stable, so that the order of the configuration decides among equal kinds.
         preference.sort_by_key(|index| certificates.get(*index).map(|c| c.key_kind));
 
         let mut set = Self::default();
         for index in preference {
-            for name in certificates.get(index).iter().flat_map(|c| &c.names) {
+            for name in certificates.get(index).into_iter().flat_map(|c| &c.names) {
                 match name {
                     CertificateName::Exact(name) => set.exact.entry(name.clone()).or_default(),
                     CertificateName::Wildcard(name) => {
@@ -71,7 +71,7 @@ impl CertificateSet {
     }
 
     /// In the order of the configuration.
-    pub fn certificates(&self) -> &[Certificate] {
+    pub fn certificates(&self) -> &[Arc<Certificate>] {
         &self.certificates
     }
 
@@ -84,8 +84,10 @@ impl CertificateSet {
             None | Some(([], [])) => (self.default.as_slice(), &[][..]),
             Some(named) => named,
         };
-        let mut candidates =
-            exact.iter().chain(wildcard).filter_map(|index| self.certificates.get(*index));
+        let mut candidates = exact
+            .iter()
+            .chain(wildcard)
+            .filter_map(|index| self.certificates.get(*index).map(Arc::as_ref));
         let preferred = candidates.next()?;
         if preferred.can_sign(schemes) {
             return Some(preferred);
@@ -151,7 +153,7 @@ fn host_address(host: &str) -> Option<IpAddr> {
 
 /// The host in lower case and without trailing dot, as the maps hold it; `None` if it is too long
 /// to be in one.
-fn normal<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
+pub(super) fn normal<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Some(host);
@@ -175,7 +177,7 @@ mod tests {
 
     fn set(certificates: &[(&[&str], Key)]) -> CertificateSet {
         let load = |(names, key): &(&[&str], Key)| certificate(&files(names, *key)).unwrap();
-        CertificateSet::new(certificates.iter().map(load).collect())
+        CertificateSet::new(certificates.iter().map(load).map(Arc::new).collect())
     }
 
     /// The first name and the kind of the certificate that is chosen.

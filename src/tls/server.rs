@@ -1,58 +1,64 @@
-//! The TLS configuration of a listener.
+//! The TLS configurations of a listener.
 //!
 //! Sessions are resumed by stateless tickets only. A session cache would be a lock that every
-//! handshake takes, and memory that strangers fill; tickets cost neither, and their keys are made
-//! anew every six hours (each is accepted for twelve). The caller keeps the tickets of a listener
-//! across reloads and never shares them between listeners: rustls does not check that two
-//! configurations demand the same of a client, so a shared key would carry a session from a
-//! listener without client authentication into one with it.
+//! handshake takes, and memory that strangers fill; tickets cost neither.
 //!
-//! Deliberately absent: client authentication, 0-RTT (a replayed request is a request), certificate
-//! compression, and a fragment size: full records are the fastest.
+//! Deliberately absent: 0-RTT (a replayed request is a request), and a fragment size: full records
+//! are the fastest.
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::compress::CompressionCache;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 
+use super::compression::COMPRESSORS;
 use super::error::LoadError;
 use super::resolver::CertificateSet;
 use super::{alpn, provider};
-use crate::config::model::{ListenerTls, Protocols, TlsVersion};
+use crate::config::model::{Protocols, TlsVersion};
 
 /// TLS 1.3 tickets per full handshake: browsers open connections in pairs and use each ticket once.
 const TICKETS_PER_HANDSHAKE: usize = 2;
 
-/// The ticket keys of one listener, rotated by themselves.
-pub fn tickets() -> Result<Arc<dyn ProducesTickets>, LoadError> {
-    Ok(Ticketer::new()?)
+/// What the configurations of a listener have in common.
+pub(super) struct Common {
+    pub(super) certificates: Arc<CertificateSet>,
+    pub(super) protocols: Protocols,
+    pub(super) min_version: TlsVersion,
 }
 
-/// The configuration that a listener accepts with.
-pub fn server_config(
-    tls: &ListenerTls,
-    certificates: Arc<CertificateSet>,
-    protocols: Protocols,
-    tickets: Arc<dyn ProducesTickets>,
-) -> Result<Arc<ServerConfig>, LoadError> {
-    let versions: &[_] = match tls.min_version {
-        TlsVersion::V1_2 => &[&TLS13, &TLS12],
-        TlsVersion::V1_3 => &[&TLS13],
-    };
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    config.alpn_protocols = alpn(protocols);
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = tickets;
-    config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-    // Every suite on offer is strong, and only the client knows whether it has AES in hardware.
-    config.ignore_client_order = false;
-    config.max_fragment_size = None;
-    Ok(Arc::new(config))
+impl Common {
+    /// The configuration that accepts on these terms. `tickets` must be of these terms alone.
+    pub(super) fn config(
+        &self,
+        tickets: Arc<dyn ProducesTickets>,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Arc<ServerConfig>, LoadError> {
+        let versions: &[_] = match self.min_version {
+            TlsVersion::V1_2 => &[&TLS13, &TLS12],
+            TlsVersion::V1_3 => &[&TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(
+                verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth),
+            )
+            .with_cert_resolver(self.certificates.clone());
+        config.alpn_protocols = alpn(self.protocols);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = tickets;
+        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        config.cert_compressors = COMPRESSORS.to_vec();
+        // The compressors keep what they have made.
+        config.cert_compression_cache = Arc::new(CompressionCache::Disabled);
+        // Every suite on offer is strong, and only the client knows whether it has AES in hardware.
+        config.ignore_client_order = false;
+        config.max_fragment_size = None;
+        Ok(Arc::new(config))
+    }
 }
 
 #[cfg(test)]
@@ -63,38 +69,33 @@ mod tests {
 
     use super::*;
     use crate::tls::ListenerTlsState;
-    use crate::tls::testing::{Accepting, Key, files, handshake, listener};
+    use crate::tls::state::Plan;
+    use crate::tls::testing::{Accepting, Key, files, handshake, listener, plan};
 
-    const BOTH: Protocols = Protocols { h1: true, h2: true };
-    const ONLY_H1: Protocols = Protocols { h1: true, h2: false };
-
-    fn server(sites: &[(&[&str], Key)], protocols: Protocols) -> Arc<ServerConfig> {
-        with_tickets(sites, protocols, tickets().unwrap())
+    fn state(sites: &[(&[&str], Key)], previous: Option<&ListenerTlsState>) -> ListenerTlsState {
+        let tls = listener(sites.iter().map(|(names, key)| files(names, *key)).collect());
+        ListenerTlsState::build(&plan(&tls), previous).unwrap()
     }
 
-    fn with_tickets(
-        sites: &[(&[&str], Key)],
-        protocols: Protocols,
-        tickets: Arc<dyn ProducesTickets>,
-    ) -> Arc<ServerConfig> {
-        let tls = listener(sites.iter().map(|(names, key)| files(names, *key)).collect());
-        ListenerTlsState::build(&tls, protocols, tickets).unwrap().config
+    fn accepting(state: &ListenerTlsState) -> Arc<ServerConfig> {
+        state.accept(None).0.clone()
+    }
+
+    fn server(sites: &[(&[&str], Key)]) -> Arc<ServerConfig> {
+        accepting(&state(sites, None))
     }
 
     fn one_site() -> Arc<ServerConfig> {
-        server(&[(&["a.test"], Key::Ecdsa)], BOTH)
+        server(&[(&["a.test"], Key::Ecdsa)])
     }
 
     #[tokio::test]
     async fn the_certificate_is_chosen_by_sni() {
-        let server = server(
-            &[
-                (&["default.test"], Key::Ecdsa),
-                (&["a.test"], Key::Ecdsa),
-                (&["*.b.test"], Key::Ecdsa),
-            ],
-            BOTH,
-        );
+        let server = server(&[
+            (&["default.test"], Key::Ecdsa),
+            (&["a.test"], Key::Ecdsa),
+            (&["*.b.test"], Key::Ecdsa),
+        ]);
         let client = Accepting::default().config();
         for (asked, answered) in [
             ("a.test", "a.test"),
@@ -109,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_modern_client_gets_ecdsa_and_an_old_one_rsa() {
-        let server = server(&[(&["a.test"], Key::Rsa), (&["a.test"], Key::Ecdsa)], BOTH);
+        let server = server(&[(&["a.test"], Key::Rsa), (&["a.test"], Key::Ecdsa)]);
         let modern = Accepting::default().config();
         let done = handshake(&server, &modern, "a.test").await.unwrap();
         assert_eq!(done.key(), Key::Ecdsa);
@@ -130,7 +131,9 @@ mod tests {
             Arc::new(config)
         };
         let both = one_site();
-        let only_h1 = server(&[(&["a.test"], Key::Ecdsa)], ONLY_H1);
+        let tls = listener(vec![files(&["a.test"], Key::Ecdsa)]);
+        let only_h1 = Plan { protocols: Protocols { h1: true, h2: false }, ..plan(&tls) };
+        let only_h1 = accepting(&ListenerTlsState::build(&only_h1, None).unwrap());
         let old_first = client(&["http/1.1", "h2"]);
         for (server, client, agreed) in [
             (&both, &old_first, Some("h2")),
@@ -153,7 +156,7 @@ mod tests {
 
         let mut tls = listener(vec![files(&["a.test"], Key::Ecdsa)]);
         tls.min_version = TlsVersion::V1_3;
-        let strict = ListenerTlsState::build(&tls, BOTH, tickets().unwrap()).unwrap().config;
+        let strict = accepting(&ListenerTlsState::build(&plan(&tls), None).unwrap());
         let refused = handshake(&strict, &client, "a.test").await.unwrap_err();
         assert!(refused.to_string().contains("ProtocolVersion"), "{refused}");
     }
@@ -167,20 +170,19 @@ mod tests {
 
     async fn resumes(version: &'static SupportedProtocolVersion) {
         let sites: &[(&[&str], Key)] = &[(&["a.test"], Key::Ecdsa)];
-        let keys = tickets().unwrap();
         let client = Accepting::with_version(version).config();
-        let before = with_tickets(sites, BOTH, Arc::clone(&keys));
-        let full = handshake(&before, &client, "a.test").await.unwrap();
+        let before = state(sites, None);
+        let full = handshake(&accepting(&before), &client, "a.test").await.unwrap();
         assert_eq!(full.kind(), Some(HandshakeKind::Full));
-        let again = handshake(&before, &client, "a.test").await.unwrap();
+        let again = handshake(&accepting(&before), &client, "a.test").await.unwrap();
         assert_eq!(again.kind(), Some(HandshakeKind::Resumed));
 
-        let reloaded = with_tickets(sites, BOTH, keys);
-        let after = handshake(&reloaded, &client, "a.test").await.unwrap();
+        let reloaded = state(sites, Some(&before));
+        let after = handshake(&accepting(&reloaded), &client, "a.test").await.unwrap();
         assert_eq!(after.kind(), Some(HandshakeKind::Resumed));
 
-        let stranger = with_tickets(sites, BOTH, tickets().unwrap());
-        let elsewhere = handshake(&stranger, &client, "a.test").await.unwrap();
+        let stranger = state(sites, None);
+        let elsewhere = handshake(&accepting(&stranger), &client, "a.test").await.unwrap();
         assert_eq!(elsewhere.kind(), Some(HandshakeKind::Full));
     }
 

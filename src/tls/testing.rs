@@ -19,9 +19,10 @@ use x509_parser::asn1_rs::{Any, FromDer, OctetString, Sequence};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 
+use super::state::Plan;
 use super::{generate, provider};
 use crate::config::diagnostics::{FileId, Span};
-use crate::config::model::{CertificateFiles, FileContent, ListenerTls, TlsVersion};
+use crate::config::model::{CertificateFiles, FileContent, ListenerTls, Protocols, TlsVersion};
 
 pub(super) const DAY: u64 = 24 * 60 * 60;
 const PIPE_BYTES: usize = 64 * 1024;
@@ -92,7 +93,18 @@ pub(super) fn span(start: u32) -> Span {
 }
 
 pub(super) fn listener(certificates: Vec<CertificateFiles>) -> ListenerTls {
-    ListenerTls { certificates, min_version: TlsVersion::V1_2 }
+    ListenerTls {
+        certificates,
+        directory: None,
+        min_version: TlsVersion::V1_2,
+        ticket_keys: None,
+        client_auth: Vec::new(),
+    }
+}
+
+/// For a listener called `web` that speaks both protocols.
+pub(super) fn plan(tls: &ListenerTls) -> Plan<'_> {
+    Plan { listener: "web", tls, protocols: Protocols { h1: true, h2: true } }
 }
 
 /// The key within PKCS#8, in the form that its kind had before: PKCS#1 or SEC1.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -14,8 +15,9 @@ use tokio_rustls::TlsConnector;
 use super::connection::Connection;
 use super::connections::Reclaim;
 use super::io::{Stream, UpstreamIo};
+use super::proxied::{self, Proxied};
 use crate::balance::{Endpoint, OpenConnection};
-use crate::config::model::Address;
+use crate::config::model::{Address, ProxyProtocol};
 use crate::error::{Error, Kind};
 use crate::outbox;
 
@@ -39,21 +41,44 @@ pub struct Dialer {
     pub connections_max: usize,
     /// How long to wait for another connection to close when that many are open.
     pub slot_timeout: Duration,
+    /// Each connection begins with a header that tells who it is for.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Dialer {
-    /// Opens a connection to `endpoint`, waiting for a place among its connections if need be.
+    /// Opens a connection to `endpoint` for a client, waiting for a place among its connections if
+    /// need be.
     pub async fn dial(
         &self,
         endpoint: &Arc<Endpoint>,
         server_name: Option<&ServerName<'static>>,
+        client: Option<&Proxied>,
         reclaim: &Reclaim,
     ) -> Result<Box<Connection>, Error> {
         let open = self.slot(endpoint, reclaim).await?;
         let deadline = Instant::now() + self.connect_timeout;
         let tls = self.tls.as_ref().zip(server_name);
-        let io = connect(endpoint, None, tls, deadline).await?;
+        let io = self.open(endpoint, None, tls, client, deadline).await?;
         Ok(Connection::new(io, endpoint.clone(), open))
+    }
+
+    /// Opens a stream to `endpoint`, or to another `port` of it, TLS included, before `deadline`; for
+    /// a client, or for ourselves.
+    pub async fn open(
+        &self,
+        endpoint: &Endpoint,
+        port: Option<u16>,
+        tls: Option<(&Arc<ClientConfig>, &ServerName<'static>)>,
+        client: Option<&Proxied>,
+        deadline: Instant,
+    ) -> Result<UpstreamIo, Error> {
+        let header = self.proxy_protocol.map(|version| proxied::header(version, client));
+        connect(endpoint, port, header.as_deref().unwrap_or_default(), tls, deadline).await
+    }
+
+    /// Whether a connection may serve one client after another.
+    pub fn may_rest(&self) -> bool {
+        self.proxy_protocol.is_none()
     }
 
     async fn slot(
@@ -80,17 +105,19 @@ impl Dialer {
     }
 }
 
-/// Opens a stream to `endpoint`, or to another `port` of it, TLS included, before `deadline`.
-pub async fn connect(
+/// Opens a stream on which `header` comes before all else.
+async fn connect(
     endpoint: &Endpoint,
     port: Option<u16>,
+    header: &[u8],
     tls: Option<(&Arc<ClientConfig>, &ServerName<'static>)>,
     deadline: Instant,
 ) -> Result<UpstreamIo, Error> {
     let stream = async {
         match &endpoint.address {
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
+                let mut stream = UnixStream::connect(path).await?;
+                stream.write_all(header).await?;
                 Ok(match tls {
                     None => Stream::Unix(stream),
                     Some((config, name)) => {
@@ -104,7 +131,9 @@ pub async fn connect(
                 for address in &mut addresses {
                     address.set_port(port.unwrap_or(address.port()));
                 }
-                let stream = outbox::Stream::new(connect_tcp(&addresses, deadline).await?);
+                let mut stream = connect_tcp(&addresses, deadline).await?;
+                stream.write_all(header).await?;
+                let stream = outbox::Stream::new(stream);
                 Ok(match tls {
                     None => Stream::Tcp(stream),
                     Some((config, name)) => {

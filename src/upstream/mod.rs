@@ -11,16 +11,18 @@ mod connection;
 mod connections;
 mod h1;
 mod io;
+mod proxied;
 mod response_body;
 mod upload;
 
-pub use connect::{Dialer, connect};
+pub use connect::Dialer;
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
+pub use proxied::Proxied;
 pub use response_body::ResponseBody;
 pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 

@@ -17,6 +17,10 @@ fn examples() -> (Folder, Vec<String>) {
         folder.write(&format!("certs/{name}.key"), &pair.key);
     }
     folder.write("certs/ca.crt", authority.pem());
+    folder.write("certs/clients.crl", authority.revoking(&[13]));
+    folder.write("certs/tickets.keys", "ab".repeat(48));
+    folder.write("certs/maintenance.html", "<h1>Back soon</h1>");
+    pair.write(&folder, "certs/sites/example");
     folder.write("certs/admin-token", "token\n");
     folder.write("certs/sticky-secret", "0123456789abcdef\n");
     fs::create_dir(folder.join("docs")).unwrap();

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod access;
 mod access_log;
 mod admin;
 mod affinity;
@@ -20,6 +21,8 @@ mod bad_requests;
 mod balancing;
 mod bodies;
 mod caching;
+mod certificates;
+mod client_auth;
 mod collapsing;
 mod compression;
 mod conditions;
@@ -33,15 +36,18 @@ mod http2;
 mod keys;
 mod limits;
 mod mirroring;
+mod proxy_protocol;
 mod purging;
 mod ranges;
 mod reload;
 mod retries;
 mod routing;
 mod simulation;
+mod spoofing;
 mod stale;
 mod stop;
 mod tls;
+mod tls_clients;
 mod upgrades;
 mod upstream;
 mod validation;

@@ -15,9 +15,10 @@ use serde_json::{Map, Value, json};
 
 use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
-    CertificateFiles, ClientIpHeader, Config, HashOn, HeaderEdits, HedgeAfter, HostPattern,
-    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Protocol, Protocols, Retry, Rewrite,
-    Route, StatusSet, Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
+    CertificateFiles, ClientAuth, ClientAuthMode, ClientIpHeader, Config, ErrorPage, FileContent,
+    HashOn, HeaderEdits, HedgeAfter, HostPattern, Listener, LogFormat, Name, PathPattern, Pool,
+    PoolSource, Protocol, Protocols, ProxyProtocol, Retry, Rewrite, Route, StatusSet, Template,
+    TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
@@ -100,6 +101,9 @@ fn listener(listener: &Listener) -> Value {
     let tls = listener.tls.as_ref().map(|tls| {
         json!({
             "certificates": tls.certificates.iter().map(certificate).collect::<Vec<_>>(),
+            "directory": tls.directory.as_ref().map(|folder| folder.path.display().to_string()),
+            "ticket_keys": tls.ticket_keys.as_ref().map(|_| HIDDEN),
+            "client_auth": tls.client_auth.iter().map(client_auth).collect::<Vec<_>>(),
             "min_version": match tls.min_version {
                 TlsVersion::V1_2 => "1.2",
                 TlsVersion::V1_3 => "1.3",
@@ -119,7 +123,10 @@ fn listener(listener: &Listener) -> Value {
             ClientIpHeader::ForwardedFor => "x-forwarded-for",
             ClientIpHeader::Single(name) => name.as_str(),
         }),
+        "proxy_protocol": listener.proxy_protocol,
         "https_redirect": listener.https_redirect.map_or(json!(false), |port| json!(port)),
+        "hsts": listener.hsts.map(|hsts| show_duration(hsts.max_age)),
+        "hsts_subdomains": listener.hsts.is_some_and(|hsts| hsts.subdomains),
         "timeouts": {
             "handshake": show_duration(timeouts.handshake),
             "header": show_duration(timeouts.header),
@@ -129,11 +136,26 @@ fn listener(listener: &Listener) -> Value {
         },
         "limits": {
             "connections": limits.connections_max,
+            "handshakes": limits.handshakes_max,
             "header_bytes": show_size(limits.header_bytes_max as u64),
             "headers": limits.headers_max,
             "uri_bytes": show_size(limits.uri_bytes_max as u64),
             "streams": limits.streams_max,
         },
+    })
+}
+
+fn client_auth(auth: &ClientAuth) -> Value {
+    let path = |file: &FileContent| file.path.display().to_string();
+    json!({
+        "mode": match (auth.mode, &auth.ca) {
+            (ClientAuthMode::Request, _) => "request",
+            (ClientAuthMode::Require, Some(_)) => "require",
+            (ClientAuthMode::Require, None) => "cloudflare",
+        },
+        "ca": auth.ca.as_ref().map(path),
+        "crl": auth.crl.iter().map(path).collect::<Vec<_>>(),
+        "hosts": auth.hosts.iter().map(HostPattern::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -173,6 +195,10 @@ fn pool(pool: &Pool) -> Value {
         "max": show_duration(pool.dns.ttl_max),
     });
     described["tls"] = json!(pool.tls.as_ref().map(upstream_tls));
+    described["proxy_protocol"] = json!(pool.proxy_protocol.map(|version| match version {
+        ProxyProtocol::V1 => "v1",
+        ProxyProtocol::V2 => "v2",
+    }));
     described["balance"] = json!(match pool.balance {
         Balance::Ewma => "ewma",
         Balance::RoundRobin => "round_robin",
@@ -256,6 +282,9 @@ fn route(route: &Route) -> Value {
         "rewrite": rewrite(&route.rewrite),
         "request_headers": edits(&route.request_headers),
         "response_headers": edits(&route.response_headers),
+        "allow": route.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "deny": route.deny.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "errors": route.errors.iter().flat_map(error_page).collect::<Map<_, _>>(),
         "timeout": optional_duration(route.timeout),
         "body_max": show_size(route.body_bytes_max),
         "mirror": route.mirror.as_ref().map(|mirror| {
@@ -291,6 +320,11 @@ fn route(route: &Route) -> Value {
     };
     described[key] = action;
     described
+}
+
+fn error_page(page: &ErrorPage) -> Vec<(String, Value)> {
+    let file = page.file.path.display().to_string();
+    statuses(&page.statuses).into_iter().map(|statuses| (statuses, json!(file))).collect()
 }
 
 fn rewrite(rewrite: &Rewrite) -> Value {

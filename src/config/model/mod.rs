@@ -10,6 +10,7 @@ mod cache;
 mod conditions;
 mod pool;
 mod route;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub use cache::*;
 pub use conditions::*;
 pub use pool::*;
 pub use route::*;
+pub use tls::*;
 
 use super::diagnostics::Span;
 
@@ -199,8 +201,11 @@ pub struct Listener {
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
     pub client_ip_header: Option<ClientIpHeader>,
+    /// Every connection begins with a PROXY header, and only `trusted` peers may send one.
+    pub proxy_protocol: bool,
     /// The port of the https side that plain requests are sent to (308).
     pub https_redirect: Option<u16>,
+    pub hsts: Option<Hsts>,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
 }
@@ -211,32 +216,12 @@ pub struct Protocols {
     pub h2: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct ListenerTls {
-    /// At least one; the first is the default.
-    pub certificates: Vec<CertificateFiles>,
-    pub min_version: TlsVersion,
-}
-
+/// For how long browsers are told to come by https only (RFC 6797).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsVersion {
-    V1_2,
-    V1_3,
-}
-
-/// A certificate chain and its key, as read from two PEM files, not yet parsed.
-#[derive(Debug, Clone)]
-pub struct CertificateFiles {
-    pub cert: FileContent,
-    pub key: FileContent,
-    /// Where the configuration names them.
-    pub span: Span,
-}
-
-impl PartialEq for CertificateFiles {
-    fn eq(&self, other: &Self) -> bool {
-        self.cert == other.cert && self.key == other.key
-    }
+pub struct Hsts {
+    /// Whole seconds; zero makes them forget.
+    pub max_age: Duration,
+    pub subdomains: bool,
 }
 
 /// How the client's address is found behind trusted peers.
@@ -261,6 +246,8 @@ pub struct ListenerTimeouts {
 pub struct ListenerLimits {
     /// Open client connections, counted over the whole process.
     pub connections_max: usize,
+    /// TLS handshakes under way from the ClientHello on, counted over the whole process.
+    pub handshakes_max: usize,
     pub header_bytes_max: usize,
     pub headers_max: usize,
     pub uri_bytes_max: usize,

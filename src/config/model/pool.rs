@@ -11,6 +11,8 @@ pub struct Pool {
     pub protocol: Protocol,
     /// `None`: plain TCP (or a unix socket) to the endpoints.
     pub tls: Option<UpstreamTls>,
+    /// Endpoints are told who each connection is for.
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub balance: Balance,
     pub sticky: Option<Sticky>,
     /// How long the share of an endpoint grows that is new or back.
@@ -26,6 +28,14 @@ pub struct Pool {
     pub timeouts: PoolTimeouts,
     /// How long an idle upstream connection is kept.
     pub keepalive: Duration,
+}
+
+/// The versions of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    V1,
+    /// With the client's protocol and the name that it asked for.
+    V2,
 }
 
 #[derive(Debug, Clone, PartialEq)]

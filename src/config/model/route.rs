@@ -17,6 +17,12 @@ pub struct Route {
     pub rewrite: Rewrite,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    /// Networks that clients must come from; empty: any.
+    pub allow: Vec<IpNet>,
+    /// Networks that clients may not come from, before `allow`.
+    pub deny: Vec<IpNet>,
+    /// Pages of the operator in place of ours.
+    pub errors: Vec<ErrorPage>,
     pub timeout: Option<Duration>,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
@@ -83,6 +89,13 @@ pub enum Action {
     Split(Vec<Share>),
     Redirect(Redirect),
     Respond(Respond),
+}
+
+/// The page for errors with these statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorPage {
+    pub statuses: StatusSet,
+    pub file: FileContent,
 }
 
 #[derive(Debug, Clone, PartialEq)]

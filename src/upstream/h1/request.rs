@@ -265,6 +265,8 @@ pub(super) fn may_be_trailer(name: &HeaderName) -> bool {
             | "cache-control"
             | "cdn-loop"
             | "cf-connecting-ip"
+            | "client-cert"
+            | "client-cert-chain"
             | "connection"
             | "content-encoding"
             | "content-length"

@@ -5,10 +5,12 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls::{SupportedProtocolVersion, version};
 
+use super::certificates::Pair;
 use super::message::{Answer, Framing, Incoming, Message, framing};
 use super::{Authority, HOST, PATIENCE};
 
@@ -59,6 +61,22 @@ impl Tls {
         Self { config: self.config.clone(), name: name.to_owned() }
     }
 
+    /// Shows a certificate of its own, and remembers nothing of before.
+    pub fn showing(&self, authority: &Authority, own: &Pair) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.certificate()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+        let provider = self.config.crypto_provider().clone();
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![own.der.clone()], key)
+            .unwrap();
+        config.alpn_protocols.clone_from(&self.config.alpn_protocols);
+        Self { config: Arc::new(config), name: self.name.clone() }
+    }
+
     /// Asks for no name.
     pub fn nameless(&self) -> Self {
         let mut config = (*self.config).clone();
@@ -78,13 +96,59 @@ impl Client {
     }
 
     pub fn try_tls(address: SocketAddr, tls: &Tls) -> io::Result<Self> {
+        Self::try_tls_after(address, b"", tls)
+    }
+
+    /// Sends bytes before the handshake, as a proxy in front would.
+    pub fn try_tls_after(address: SocketAddr, before: &[u8], tls: &Tls) -> io::Result<Self> {
         let name = ServerName::try_from(tls.name.clone()).unwrap();
         let session = ClientConnection::new(tls.config.clone(), name).unwrap();
-        let mut stream = StreamOwned::new(session, open(address));
+        let mut socket = open(address);
+        socket.write_all(before)?;
+        let mut stream = StreamOwned::new(session, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
         Ok(Self { incoming: Incoming::new(Transport::Tls(Box::new(stream))) })
+    }
+
+    /// Sends its side of the handshake in TCP segments of `size` bytes.
+    pub fn tls_in_segments(address: SocketAddr, tls: &Tls, size: usize) -> io::Result<Self> {
+        let name = ServerName::try_from(tls.name.clone()).unwrap();
+        let session = ClientConnection::new(tls.config.clone(), name).unwrap();
+        let mut stream = StreamOwned::new(session, open(address));
+        while stream.conn.is_handshaking() {
+            let mut flight = Vec::new();
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut flight)?;
+            }
+            for segment in flight.chunks(size) {
+                stream.sock.write_all(segment)?;
+            }
+            if stream.conn.is_handshaking() {
+                stream.conn.read_tls(&mut stream.sock)?;
+                stream.conn.process_new_packets().map_err(io::Error::other)?;
+            }
+        }
+        Ok(Self { incoming: Incoming::new(Transport::Tls(Box::new(stream))) })
+    }
+
+    /// Begins a handshake and says no more.
+    pub fn only_hello(address: SocketAddr, tls: &Tls) -> Self {
+        let name = ServerName::try_from(tls.name.clone()).unwrap();
+        let mut session = ClientConnection::new(tls.config.clone(), name).unwrap();
+        let mut client = Self::connect(address);
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        client.send(hello);
+        client
+    }
+
+    /// The end of a handshake that TLS 1.3 may fail only after the client's side of it is done: the
+    /// first request tells.
+    pub fn is_accepted(address: SocketAddr, tls: &Tls) -> bool {
+        let Ok(mut client) = Self::try_tls(address, tls) else { return false };
+        client.try_send(request("GET", "/", &[])).is_ok() && client.incoming.head().is_ok()
     }
 
     /// The TLS session.
@@ -105,6 +169,10 @@ impl Client {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => &stream.sock,
         }
+    }
+
+    pub fn local_address(&self) -> SocketAddr {
+        self.socket().local_addr().unwrap()
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -92,7 +93,13 @@ impl Session {
 
     /// Connects without TLS, with prior knowledge.
     pub async fn open_plain(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::open_plain_after(address, b"").await
+    }
+
+    /// The same, after bytes of a proxy in front.
+    pub async fn open_plain_after(address: SocketAddr, before: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(before).await.unwrap();
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.unwrap();
         Self { sender, driver: Handle::current().spawn(connection) }

@@ -15,7 +15,7 @@ pub mod proxy;
 
 use std::time::{Duration, Instant};
 
-pub use certificates::Authority;
+pub use certificates::{Authority, Pair};
 pub use client::{Client, Tls};
 pub use dns::{Dns, Said};
 pub use folder::Folder;
