@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use crate::support::h2::{self, Session};
-use crate::support::{Authority, Client, Folder, HOST, Origin, Proxy, Setup, Tls, ok};
+use crate::support::{Authority, Client, Folder, HOST, Origin, Proxy, Setup, Tls, eventually, ok};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -162,7 +162,7 @@ fn raw_origin() -> (SocketAddr, Receiver<Vec<u8>>) {
         while let Ok((mut stream, _)) = listener.accept() {
             let mut bytes = Vec::new();
             let mut buffer = [0; 4096];
-            while !bytes.windows(13).any(|it| it == b" HTTP/1.1\r\nhos")
+            while !bytes.windows(11).any(|it| it == b" HTTP/1.1\r\n")
                 || !bytes.ends_with(b"\r\n\r\n")
             {
                 match stream.read(&mut buffer) {
@@ -264,5 +264,7 @@ fn checks_of_health_are_for_nobody() {
         origin.request(0).head.lines().take(2).collect::<Vec<_>>(),
         ["PROXY UNKNOWN", "GET /up HTTP/1.1"]
     );
-    proxy.wait_for_state(&origin, "healthy");
+    eventually("the check to have passed", || {
+        (proxy.endpoint(&origin)["health"] == "healthy").then_some(())
+    });
 }
