@@ -102,8 +102,12 @@ fn state(endpoint: &Endpoint, standing: &Standing, now: Instant) -> (&'static st
     let availability = endpoint.availability(now);
     let reason = match availability {
         Availability::Usable => None,
-        Availability::Aside => Some("its last connect failed".to_owned()),
-        Availability::Trial => Some("its last connect failed; a request may try it".to_owned()),
+        Availability::Aside => {
+            standing.why_aside().map(|why| format!("its last connect failed: {why}"))
+        }
+        Availability::Trial => standing
+            .why_aside()
+            .map(|why| format!("its last connect failed: {why}; a request may try it")),
         Availability::Ejected => {
             let left = standing.ejection_left(now).map_or(Duration::ZERO, |(left, _)| left);
             let reason = standing.ejection_reason().map_or("ejected", Reason::as_str);
@@ -133,14 +137,17 @@ mod tests {
         let members = pool.members();
         let now = Instant::now();
         pool.probed(&members[0].endpoint, Err("status 500".to_owned()), now);
-        pool.connect_failed(&members[1].endpoint, now);
+        pool.connect_failed(&members[1].endpoint, || "connection refused".to_owned(), now);
         let described = describe(&snapshot);
         let of = |index: usize| {
             let endpoint = &described["pools"][0]["endpoints"][index];
             (endpoint["state"].clone(), endpoint["reason"].clone())
         };
         assert_eq!(of(0), (json!("unhealthy"), json!("status 500")));
-        assert_eq!(of(1), (json!("set_aside"), json!("its last connect failed")));
+        assert_eq!(
+            of(1),
+            (json!("set_aside"), json!("its last connect failed: connection refused"))
+        );
         assert_eq!(of(2), (json!("unresolved"), json!("its name does not resolve")));
         assert_eq!(described["pools"][0]["judged"], json!(false));
     }

@@ -228,7 +228,7 @@ mod tests {
     fn panic_uses_unhealthy_and_ejected_endpoints_but_never_those_that_refuse_connections() {
         let now = Instant::now();
         let members: Vec<_> = (1..=5).map(|port| member(port, false)).collect();
-        members[0].endpoint.standing().connect_failed(now);
+        members[0].endpoint.standing().connect_failed(String::new, now);
         eject(&members[1], now);
         let candidates = Candidates::of(&members, &terms(), now);
         assert_eq!(ports(&candidates.members), [3, 4, 5]);
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(picked(&members, &terms(), now), [1]);
         eject(&members[0], now);
         assert_eq!(picked(&members, &terms(), now), [2]);
-        members[1].endpoint.standing().connect_failed(now);
+        members[1].endpoint.standing().connect_failed(String::new, now);
         assert_eq!(picked(&members, &terms(), now), [1]);
     }
 
@@ -293,7 +293,7 @@ mod tests {
         let now = Instant::now();
         let members: Vec<_> = (1..=3).map(|port| member(port, false)).collect();
         assert_eq!(Candidates::of(&members, &terms(), now).valid_until, None);
-        members[0].endpoint.standing().connect_failed(now);
+        members[0].endpoint.standing().connect_failed(String::new, now);
         let candidates = Candidates::of(&members, &terms(), now);
         let due = candidates.valid_until.expect("a set-aside ends by itself");
         assert!(candidates.trials.is_empty());

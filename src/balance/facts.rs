@@ -34,9 +34,12 @@ impl Pool {
         }
     }
 
-    /// A connect of a request failed.
-    pub fn connect_failed(&self, endpoint: &Endpoint, now: Instant) {
-        endpoint.standing().connect_failed(now);
+    /// A connect of a request failed, and `why` in words.
+    pub fn connect_failed(&self, endpoint: &Endpoint, why: impl FnOnce() -> String, now: Instant) {
+        let newly = endpoint.standing().connect_failed(why, now).map(str::to_owned);
+        if let Some(reason) = newly {
+            tracing::warn!(pool = %self.name, endpoint = %endpoint.label, reason, "endpoint set aside");
+        }
         self.refresh(now);
         self.failed(endpoint, Duration::ZERO, now);
     }
@@ -169,7 +172,7 @@ impl Pool {
     /// A probe could not connect. The endpoint is set aside as after a request's failed connect,
     /// but it is no nearer to an ejection.
     pub fn probe_connect_failed(&self, endpoint: &Endpoint, reason: String, now: Instant) {
-        endpoint.standing().connect_failed(now);
+        endpoint.standing().connect_failed(|| reason.clone(), now);
         self.probed(endpoint, Err(reason), now);
     }
 

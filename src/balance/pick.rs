@@ -350,7 +350,7 @@ mod tests {
         assert_ne!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
         drop(leases);
         assert_eq!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
-        pool.connect_failed(&endpoint, now);
+        pool.connect_failed(&endpoint, String::new, now);
         assert_ne!(lease(&pool, &rng, &wish).endpoint().id, endpoint.id);
     }
 
@@ -360,7 +360,7 @@ mod tests {
         let rng = Rng::seeded(2);
         let now = Instant::now();
         let [a, b] = [0, 1].map(|index| pool.members()[index].endpoint.clone());
-        pool.connect_failed(&a, now);
+        pool.connect_failed(&a, String::new, now);
         assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Leased(_)));
         let due = now + Duration::from_millis(250);
         let Pick::WithTrial { lease, trial } = pool.pick(&rng, due, &ANY) else {
@@ -376,7 +376,7 @@ mod tests {
         let endpoint = pool.members()[0].endpoint.clone();
         let rng = Rng::seeded(2);
         let now = Instant::now();
-        pool.connect_failed(&endpoint, now);
+        pool.connect_failed(&endpoint, String::new, now);
         assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Empty));
         let due = now + Duration::from_millis(250);
         let Pick::Leased(trial) = pool.pick(&rng, due, &ANY) else {

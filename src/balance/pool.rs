@@ -364,7 +364,7 @@ mod tests {
             spec.health = has_probes.then(health);
             let now = Instant::now();
             let pool = Pool::build(&spec, &endpoints, None, None, now);
-            pool.connect_failed(&pool.members()[0].endpoint.clone(), now);
+            pool.connect_failed(&pool.members()[0].endpoint.clone(), String::new, now);
             assert!(!pool.is_usable(now));
             assert_eq!(pool.is_usable(now + Duration::from_millis(250)), !has_probes);
         }

@@ -42,12 +42,13 @@ pub enum Verdict {
     Unhealthy(String),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Aside {
     until: Instant,
     backoff: Duration,
     /// A request is trying the endpoint; no other may before it ended.
     trial: bool,
+    why: String,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +168,7 @@ impl Standing {
 
     /// What requests have made of it; probes have no part in it.
     pub fn circuit(&self, now: Instant) -> Circuit {
-        match self.aside {
+        match &self.aside {
             Some(aside) if aside.trial => Circuit::HalfOpen,
             Some(_) => Circuit::Open,
             None if self.ejection_left(now).is_some() => Circuit::Open,
@@ -177,7 +178,7 @@ impl Standing {
 
     /// When time alone changes the availability next.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        let aside = self.aside.filter(|aside| !aside.trial).map(|aside| aside.until);
+        let aside = self.aside.as_ref().filter(|aside| !aside.trial).map(|aside| aside.until);
         let ejection = self.ejection.map(|ejection| ejection.until);
         [aside, ejection].into_iter().flatten().filter(|at| *at > now).min()
     }
@@ -229,15 +230,25 @@ impl Standing {
         self.contradictions = 0;
     }
 
-    /// A connect failed, of a request or of a probe.
-    pub fn connect_failed(&mut self, now: Instant) {
-        let backoff = match self.aside {
+    /// A connect failed, of a request or of a probe. `Some`, with `why`, where the one before had
+    /// not.
+    pub fn connect_failed(&mut self, why: impl FnOnce() -> String, now: Instant) -> Option<&str> {
+        let before = self.aside.as_ref();
+        let backoff = match before {
             // Requests that were under way when the first one failed say nothing new.
-            Some(aside) if now < aside.until => return,
+            Some(aside) if now < aside.until => return None,
             Some(aside) => (aside.backoff * 2).min(ASIDE_MAX),
             None => ASIDE_MIN,
         };
-        self.aside = Some(Aside { until: now + backoff, backoff, trial: false });
+        let is_new = before.is_none();
+        let aside = Aside { until: now + backoff, backoff, trial: false, why: why() };
+        let why = &self.aside.insert(aside).why;
+        is_new.then_some(why)
+    }
+
+    /// Why the last connect failed, in words; `None` where it did not.
+    pub fn why_aside(&self) -> Option<&str> {
+        self.aside.as_ref().map(|aside| aside.why.as_str())
     }
 
     /// A connect succeeded.
@@ -341,7 +352,7 @@ mod tests {
         let mut standing = Standing::new(Verdict::Unknown);
         let mut waits = Vec::new();
         for _ in 0..7 {
-            standing.connect_failed(now);
+            standing.connect_failed(String::new, now);
             let until = standing.next_change(now).expect("set aside");
             waits.push((until - now).as_millis());
             now = until;
@@ -353,8 +364,8 @@ mod tests {
     fn failures_that_were_under_way_do_not_lengthen_the_set_aside() {
         let now = Instant::now();
         let mut standing = Standing::new(Verdict::Unknown);
-        standing.connect_failed(now);
-        standing.connect_failed(now + Duration::from_millis(10));
+        standing.connect_failed(String::new, now);
+        standing.connect_failed(String::new, now + Duration::from_millis(10));
         assert_eq!(standing.next_change(now), Some(now + ASIDE_MIN));
     }
 
@@ -362,7 +373,7 @@ mod tests {
     fn one_trial_at_a_time_and_a_good_one_ends_the_set_aside() {
         let now = Instant::now();
         let mut standing = Standing::new(Verdict::Unknown);
-        standing.connect_failed(now);
+        standing.connect_failed(String::new, now);
         assert_eq!(standing.circuit(now), Circuit::Open);
         assert!(!standing.begin_trial(now));
         let due = now + ASIDE_MIN;
@@ -380,7 +391,7 @@ mod tests {
     fn an_abandoned_trial_may_be_begun_again() {
         let now = Instant::now();
         let mut standing = Standing::new(Verdict::Unknown);
-        standing.connect_failed(now);
+        standing.connect_failed(String::new, now);
         assert!(standing.begin_trial(now + ASIDE_MIN));
         standing.abandon_trial();
         assert!(standing.begin_trial(now + ASIDE_MIN));

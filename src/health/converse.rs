@@ -18,9 +18,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 
-use super::probe::why_io_failed;
 use crate::config::model::Protocol;
 use crate::upstream::UpstreamIo;
+use crate::upstream::why_io_failed;
 
 /// The largest head of an answer, in bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;

@@ -2,9 +2,6 @@
 //!
 //! Reasons of failures are plain words, because operators read them.
 
-use std::io;
-use std::time::Duration;
-
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
 use tokio::time::{Instant, timeout_at};
@@ -12,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 use super::{grpc, http as over_http};
 use crate::balance::Endpoint;
 use crate::config::model::{Health, Probe, ProbeFields, Protocol};
-use crate::error::{Error, Kind};
 use crate::snapshot::Balanced;
+use crate::upstream::{shown, why_unconnected};
 
 /// Why a probe failed, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,50 +91,11 @@ pub(super) async fn probe(
     })
 }
 
-fn why_unconnected(error: &Error, timeout: Duration) -> String {
-    if error.kind() == Kind::ConnectTimeout {
-        return format!("no connection within {}", shown(timeout));
-    }
-    let Some(error) = error.cause().and_then(|cause| cause.downcast_ref::<io::Error>()) else {
-        return error.to_string();
-    };
-    match error.kind() {
-        io::ErrorKind::TimedOut => format!("no connection within {}", shown(timeout)),
-        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-        // Connecting alone reads nothing, so this is the handshake.
-        io::ErrorKind::UnexpectedEof => "TLS: connection closed during the handshake".to_owned(),
-        _ => why_io_failed(error),
-    }
-}
-
-pub(super) fn why_io_failed(error: &io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    if let Some(tls) = inner {
-        return format!("TLS: {tls}");
-    }
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
-        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
-        io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::UnexpectedEof => "connection closed without an answer".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-fn shown(timeout: Duration) -> String {
-    if timeout.subsec_nanos() == 0 {
-        format!("{} s", timeout.as_secs())
-    } else {
-        format!("{} ms", timeout.as_millis())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
     use std::sync::Arc;
+    use std::time::Duration;
     use std::time::SystemTime;
 
     use bytes::Bytes;

@@ -262,7 +262,7 @@ mod tests {
         let started = Instant::now();
         let set_aside = async {
             sleep(Duration::from_millis(10_300)).await;
-            schedule.endpoint.standing().connect_failed(Instant::now().into_std());
+            schedule.endpoint.standing().connect_failed(String::new, Instant::now().into_std());
         };
         tokio::join!(schedule.rest(Probed { started, succeeded: true }), set_aside);
         assert!(started.elapsed() <= Duration::from_millis(11_300), "{:?}", started.elapsed());

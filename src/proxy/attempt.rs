@@ -131,7 +131,8 @@ impl Sending<'_> {
             Err(error) => {
                 let failure = match error.kind() {
                     Kind::Connect | Kind::ConnectTimeout => {
-                        pool.connect_failed(&endpoint, connected.into_std());
+                        let why = || self.balanced.dialer.why_unconnected(&error);
+                        pool.connect_failed(&endpoint, why, connected.into_std());
                         lease.trial_ended();
                         Failure::Connect
                     }

@@ -32,7 +32,8 @@ pub(super) fn begin(sending: &Sending<'_>, mut trial: Lease) {
             }
             Err(error) => {
                 if matches!(error.kind(), Kind::Connect | Kind::ConnectTimeout) {
-                    pool.connect_failed(&endpoint, now.into_std());
+                    let why = || dialer.why_unconnected(&error);
+                    pool.connect_failed(&endpoint, why, now.into_std());
                     trial.trial_ended();
                 }
             }

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::connections::Reclaim;
 use super::io::{Stream, UpstreamIo};
 use super::proxied::{self, Proxied};
+use super::trouble::why_unconnected;
 use crate::balance::{Endpoint, OpenConnection};
 use crate::config::model::{Address, ProxyProtocol};
 use crate::error::{Error, Kind};
@@ -74,6 +75,11 @@ impl Dialer {
     ) -> Result<UpstreamIo, Error> {
         let header = self.proxy_protocol.map(|version| proxied::header(version, client));
         connect(endpoint, port, header.as_deref().unwrap_or_default(), tls, deadline).await
+    }
+
+    /// Why there is no connection, in words.
+    pub fn why_unconnected(&self, error: &Error) -> String {
+        why_unconnected(error, self.connect_timeout)
     }
 
     /// Whether a connection may serve one client after another.

@@ -13,6 +13,7 @@ mod h1;
 mod io;
 mod proxied;
 mod response_body;
+mod trouble;
 mod upload;
 
 pub use connect::Dialer;
@@ -24,6 +25,7 @@ pub use h1::{RequestHead, ResponseHead};
 pub use io::UpstreamIo;
 pub use proxied::Proxied;
 pub use response_body::ResponseBody;
+pub use trouble::{shown, why_io_failed, why_unconnected};
 pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 
 use std::time::Duration;

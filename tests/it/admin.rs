@@ -1,7 +1,10 @@
 //! The admin API: who may ask, and what it says.
 
 use std::collections::HashSet;
+use std::io::Write;
+use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
 
 use crate::support::origin::Refusing;
 use crate::support::{Answer, Client, Folder, Origin, Proxy, Setup, cacheable, ok};
@@ -21,6 +24,29 @@ fn a_running_process_is_alive_and_ready() {
         let answer = proxy.api_get(path);
         assert_eq!((answer.status, answer.text().trim()), (200, "ok"), "{path}");
     }
+}
+
+#[test]
+fn why_an_endpoint_cannot_be_reached_is_told_without_checks_too() {
+    let refusing = Refusing::new();
+    let proxy = Setup::of(&[&refusing]).start();
+    assert_eq!(proxy.get("/", &[]).status, 502);
+    let reason = proxy.endpoint(&refusing)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("its last connect failed: connection refused"), "{reason}");
+    let line = proxy.wait_for_log("endpoint set aside");
+    assert!(line.contains("reason=\"connection refused\""), "{line}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let proxy = Setup::of(&[&plain]).pool_lines("tls = { sni = \"app.test\" }").start();
+    assert_eq!(proxy.get("/", &[]).status, 502);
+    let reason = proxy.endpoint(&plain)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("its last connect failed: TLS: "), "{reason}");
 }
 
 #[test]

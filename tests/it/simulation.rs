@@ -68,7 +68,7 @@ fn of_a_hash_only_the_keys_move_whose_endpoint_leaves() {
         let before = placed(&pool);
         // Whether it leaves by its checks, by hand or by a reload is the same to a pick.
         let gone = pool.members()[endpoints / 2].endpoint.clone();
-        pool.connect_failed(&gone, now);
+        pool.connect_failed(&gone, String::new, now);
         let after = placed(&pool);
         let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
         assert_eq!(moved, before.iter().filter(|label| ***label == *gone.label).count());
