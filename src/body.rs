@@ -25,15 +25,27 @@ pub enum Body {
 
 /// A stored body, in the pieces in which it arrived, shared with its other readers.
 pub struct Chunks {
-    stored: Arc<StoredBody>,
+    pieces: Arc<Pieces>,
     next: usize,
     /// Bytes of the next piece that are left out.
     skip: usize,
     bytes_left: u64,
 }
 
-/// The pieces of a body that is kept.
-pub struct StoredBody {
+/// A body that is kept. A copy is one of the reference.
+#[derive(Clone)]
+pub struct StoredBody(Stored);
+
+#[derive(Clone)]
+enum Stored {
+    Empty,
+    /// In one piece, which counts its own readers.
+    Whole(Bytes),
+    Pieces(Arc<Pieces>),
+}
+
+/// A body in the pieces in which it arrived.
+struct Pieces {
     chunks: Box<[Bytes]>,
     bytes: u64,
 }
@@ -53,32 +65,40 @@ impl<T: AsRef<[u8]>, K> AsRef<[u8]> for Kept<T, K> {
 impl StoredBody {
     /// Of pieces that arrived one by one. `keep` is dropped after the last copy of the last piece,
     /// wherever that is: also in the write buffer of a slow client.
-    pub fn new(chunks: Vec<Bytes>, keep: impl Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(chunks: Vec<Bytes>, keep: impl Send + Sync + 'static) -> Self {
+        if chunks.is_empty() {
+            return Self(Stored::Empty);
+        }
         let keep = Arc::new(keep);
         let kept = |piece| Bytes::from_owner(Kept { piece, _keep: keep.clone() });
-        Self::of(chunks.into_iter().map(kept).collect())
+        let chunks: Box<[Bytes]> = chunks.into_iter().map(kept).collect();
+        let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self(Stored::Pieces(Arc::new(Pieces { chunks, bytes })))
     }
 
     /// Of one piece.
-    pub fn whole(body: Vec<u8>, keep: impl Send + Sync + 'static) -> Arc<Self> {
+    pub fn whole(body: Vec<u8>, keep: impl Send + Sync + 'static) -> Self {
         if body.is_empty() {
-            return Self::of(Box::default());
+            return Self(Stored::Empty);
         }
-        Self::of([Bytes::from_owner(Kept { piece: body, _keep: keep })].into())
-    }
-
-    fn of(chunks: Box<[Bytes]>) -> Arc<Self> {
-        let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Arc::new(Self { chunks, bytes })
+        Self(Stored::Whole(Bytes::from_owner(Kept { piece: body, _keep: keep })))
     }
 
     /// Length of the whole body in bytes.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        match &self.0 {
+            Stored::Empty => 0,
+            Stored::Whole(whole) => whole.len() as u64,
+            Stored::Pieces(pieces) => pieces.bytes,
+        }
     }
 
     pub fn chunks(&self) -> &[Bytes] {
-        &self.chunks
+        match &self.0 {
+            Stored::Empty => &[],
+            Stored::Whole(whole) => std::slice::from_ref(whole),
+            Stored::Pieces(pieces) => &pieces.chunks,
+        }
     }
 }
 
@@ -88,16 +108,15 @@ impl Body {
     }
 
     /// A reader of a stored body, at its beginning.
-    pub fn stored(stored: &Arc<StoredBody>) -> Self {
-        match &*stored.chunks {
-            [] => Self::Empty,
-            // The piece counts its own readers.
-            [only] => Self::Full(only.clone()),
-            _ => Self::Chunks(Chunks {
-                stored: stored.clone(),
+    pub fn stored(stored: &StoredBody) -> Self {
+        match &stored.0 {
+            Stored::Empty => Self::Empty,
+            Stored::Whole(whole) => Self::Full(whole.clone()),
+            Stored::Pieces(pieces) => Self::Chunks(Chunks {
+                pieces: pieces.clone(),
                 next: 0,
                 skip: 0,
-                bytes_left: stored.bytes,
+                bytes_left: pieces.bytes,
             }),
         }
     }
@@ -124,21 +143,21 @@ impl Chunks {
             return None;
         }
         let (mut next, mut skip) = (self.next, first + self.skip as u64);
-        while let Some(chunk) = self.stored.chunks.get(next)
+        while let Some(chunk) = self.pieces.chunks.get(next)
             && skip >= chunk.len() as u64
         {
             skip -= chunk.len() as u64;
             next += 1;
         }
         let skip = usize::try_from(skip).ok()?;
-        Some(Self { stored: self.stored.clone(), next, skip, bytes_left: bytes })
+        Some(Self { pieces: self.pieces.clone(), next, skip, bytes_left: bytes })
     }
 
     fn take(&mut self) -> Option<Bytes> {
         if self.bytes_left == 0 {
             return None;
         }
-        let chunk = self.stored.chunks.get(self.next)?;
+        let chunk = self.pieces.chunks.get(self.next)?;
         let left = usize::try_from(self.bytes_left).unwrap_or(usize::MAX);
         let end = chunk.len().min(self.skip.saturating_add(left));
         let piece = chunk.slice(self.skip.min(end)..end);
@@ -209,7 +228,7 @@ impl http_body::Body for Body {
 
 impl std::fmt::Debug for StoredBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StoredBody({} bytes)", self.bytes)
+        write!(f, "StoredBody({} bytes)", self.bytes())
     }
 }
 

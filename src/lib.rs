@@ -45,6 +45,7 @@ pub mod body;
 pub mod cidr;
 pub mod cookie;
 pub mod error;
+pub mod fields;
 pub mod logging;
 pub mod memory;
 pub mod metrics;

@@ -140,12 +140,12 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderMap;
 
     use super::super::testing;
     use super::*;
     use crate::cache::key::{KeyBuffer, primary};
-    use crate::cache::testing::head;
+    use crate::cache::testing::{head, with_field};
     use crate::cache::{Cache, Join};
 
     fn snapshot() -> Arc<Snapshot> {
@@ -227,8 +227,8 @@ mod tests {
             unreachable!("nobody else fetches")
         };
         let mut head = head(60);
-        head.headers.insert("cache-tag", HeaderValue::from_str(tag).unwrap());
-        head.tags = crate::cache::tags::tags_of(&head.headers, &[], cache.hasher()).into();
+        head = with_field(head, "cache-tag", tag);
+        head.tags = crate::cache::tags::tags_of(&head.fields.to_map(0), &[], cache.hasher()).into();
         let filled = lead.fill(head, Some(2), &HeaderMap::new());
         let mut fill = filled.map_err(|(_, refusal)| refusal).unwrap();
         assert!(fill.push(Bytes::from_static(b"ok")).await);

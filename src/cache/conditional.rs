@@ -13,22 +13,23 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::compress::fields::Tags;
+use crate::fields::Named;
 
 /// Whether the client already has the stored representation, so that a 304 answers it.
 /// `If-None-Match` is compared weakly and takes precedence over `If-Modified-Since`
 /// (RFC 9110 §13.2.2), which is compared with Date where there is no Last-Modified
 /// (RFC 9111 §4.3.2).
-pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+pub fn is_not_modified(request: &HeaderMap, stored: &impl Named) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
-        let Some(etag) = stored.get(ETAG) else {
+        let Some(etag) = stored.text(&ETAG) else {
             // `*` holds for any current representation, with or without a validator.
             return request.get_all(IF_NONE_MATCH).iter().any(is_any);
         };
         return request.get_all(IF_NONE_MATCH).iter().any(|list| matches_weakly(list, etag));
     }
     let Some(since) = request.get(IF_MODIFIED_SINCE).and_then(date) else { return false };
-    let modified = stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE));
-    modified.and_then(date).is_some_and(|modified| modified <= since)
+    let modified = stored.value(&LAST_MODIFIED).or_else(|| stored.value(&DATE));
+    modified.as_ref().and_then(date).is_some_and(|modified| modified <= since)
 }
 
 /// Takes the conditions of a client off: an answer to them would be for that client alone.
@@ -40,10 +41,10 @@ pub fn remove_conditions(request: &mut HeaderMap) {
 
 /// Makes a request ask whether what is stored is still valid (RFC 9111 §4.3.1). False if it has no
 /// validators to ask with.
-pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+pub fn validate(request: &mut HeaderMap, stored: &impl Named) -> bool {
     let mut copy = |from: HeaderName, to: HeaderName| {
-        let value = stored.get(from);
-        value.map(|value| request.insert(to, value.clone())).is_some()
+        let value = stored.value(&from);
+        value.map(|value| request.insert(to, value)).is_some()
     };
     let has_etag = copy(ETAG, IF_NONE_MATCH);
     let has_date = copy(LAST_MODIFIED, IF_MODIFIED_SINCE);
@@ -54,11 +55,11 @@ pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
 /// another representation, which is not here. Tags are compared weakly: compression weakens the
 /// tag of a 200 and not that of its 304. Without a tag the dates of the last change tell; one
 /// without any validator is taken at its word.
-pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
-    match (not_modified.get(ETAG), stored.get(ETAG)) {
-        (Some(now), Some(then)) => opaque(now.as_bytes()) == opaque(then.as_bytes()),
+pub fn confirms(not_modified: &HeaderMap, stored: &impl Named) -> bool {
+    match (not_modified.get(ETAG), stored.text(&ETAG)) {
+        (Some(now), Some(then)) => opaque(now.as_bytes()) == opaque(then),
         (Some(now), None) if !now.as_bytes().starts_with(b"W/") => false,
-        _ => match (not_modified.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
+        _ => match (not_modified.get(LAST_MODIFIED), stored.text(&LAST_MODIFIED)) {
             (Some(now), Some(then)) => now == then,
             _ => true,
         },
@@ -67,9 +68,10 @@ pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Whether the head of a 200 to HEAD is about the stored answer to GET, whose length in bytes this
 /// is: every validator that came is the stored one, and so is the length (RFC 9111 §4.3.5).
-pub fn describes(head: &HeaderMap, stored: &HeaderMap, stored_bytes: u64) -> bool {
-    let is_same =
-        |name: HeaderName| head.get(&name).is_none_or(|now| stored.get(name) == Some(now));
+pub fn describes(head: &HeaderMap, stored: &impl Named, stored_bytes: u64) -> bool {
+    let is_same = |name: HeaderName| {
+        head.get(&name).is_none_or(|now| stored.text(&name) == Some(now.as_bytes()))
+    };
     let has_length = |value: &HeaderValue| {
         value.to_str().ok().and_then(|digits| digits.parse().ok()) == Some(stored_bytes)
     };
@@ -86,11 +88,11 @@ fn date(value: &HeaderValue) -> Option<SystemTime> {
 
 /// Whether a list of entity tags holds `etag`, weak and strong ones being equal
 /// (RFC 9110 §8.8.3.2).
-fn matches_weakly(list: &HeaderValue, etag: &HeaderValue) -> bool {
+fn matches_weakly(list: &HeaderValue, etag: &[u8]) -> bool {
     if is_any(list) {
         return true;
     }
-    let wanted = opaque(etag.as_bytes());
+    let wanted = opaque(etag);
     Tags(list.as_bytes()).any(|tag| opaque(tag) == wanted)
 }
 

@@ -1,18 +1,20 @@
 //! A stored response.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::Cache;
 use super::purge::Mode;
-use super::rendition::Renditions;
+use super::rendition::{RENDITIONS_BYTES, Renditions};
 use super::storable::Terms;
 use super::tags::{Registration, TAG_BYTES, Tag, Tagged};
 use crate::body::StoredBody;
 use crate::compress::eligible::BODY_BYTES_MIN;
+use crate::fields::Fields;
 use crate::memory::Charge;
 
 /// What an entry costs beside its head and body: the entry itself, its place in the index and in
@@ -20,17 +22,13 @@ use crate::memory::Charge;
 pub(super) const ENTRY_OVERHEAD: u64 = 400;
 /// Between two background refreshes of one response.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
-/// What one header field costs beside its text.
-const FIELD_OVERHEAD: usize = 48;
-/// What is kept about the codings of a body, without the codings themselves.
-const RENDITIONS_OVERHEAD: usize = 200;
 
 /// The head of a stored or arriving response, with what was known when it came.
 #[derive(Debug, Clone)]
 pub struct Head {
     pub status: StatusCode,
     /// End-to-end fields, as they are sent again; without `Age`.
-    pub headers: HeaderMap,
+    pub fields: Fields,
     /// `Headwater-Cache-Control`, which is for us and never sent on.
     pub own_control: Option<HeaderValue>,
     pub terms: Terms,
@@ -47,10 +45,10 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Entry {
     pub head: Head,
-    pub body: Arc<StoredBody>,
-    /// Only where the body may be sent in a coding. A weight must not change, so the bytes of
-    /// codings are in the count of memory alone; they go with the entry.
-    pub renditions: Option<Arc<Renditions>>,
+    pub body: StoredBody,
+    /// Its codings, once somebody asked for one. A weight must not change, so their bytes are in the
+    /// count of memory alone; they go with the entry.
+    renditions: OnceLock<Arc<Renditions>>,
     /// The purge epoch at which its fetch began.
     pub(super) began: u64,
     /// Where its tags are listed.
@@ -94,24 +92,19 @@ impl Head {
 
     /// Length of its text and index, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        let fields: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
-            .sum();
         let own = self.own_control.as_ref().map_or(0, HeaderValue::len);
-        let renditions = if self.may_code { RENDITIONS_OVERHEAD } else { 0 };
-        (fields + own + renditions) as u64 + self.tags.len() as u64 * TAG_BYTES
+        (self.fields.bytes() + own) as u64 + self.tags.len() as u64 * TAG_BYTES
     }
 
     /// Takes over the fields of an answer that confirmed this response (RFC 9111 §3.2); its cookies
     /// only where cookies are stored.
     pub fn freshened(&self, update: &HeaderMap, with_cookies: bool) -> HeaderMap {
-        let mut headers = self.headers.clone();
+        let mut headers = self.fields.to_map(update.len());
+        let had_tag = headers.contains_key(ETAG);
         for name in update.keys() {
             // The tag is the same one, but for its strength.
             let stays = stays(name) || (*name == SET_COOKIE && !with_cookies);
-            if stays || (*name == ETAG && self.headers.contains_key(ETAG)) {
+            if stays || (*name == ETAG && had_tag) {
                 continue;
             }
             headers.remove(name);
@@ -123,20 +116,11 @@ impl Head {
     }
 }
 
-/// The fields of a 304 (RFC 9110 §15.4.5) in place of a 200 with these: those that guide caches,
-/// none that describe the body.
-pub fn not_modified_headers(of: &HeaderMap) -> HeaderMap {
+/// Whether a field of a 200 belongs to the 304 in its place (RFC 9110 §15.4.5): those that guide
+/// caches do, those that describe the body do not.
+pub fn is_of_not_modified(name: &HeaderName) -> bool {
     const KEPT: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY];
-    let mut headers = of.clone();
-    let dropped: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("content-") && !KEPT.contains(name))
-        .cloned()
-        .collect();
-    for name in dropped {
-        headers.remove(name);
-    }
-    headers
+    !name.as_str().starts_with("content-") || KEPT.contains(name)
 }
 
 /// Fields that a confirmation does not replace. `Content-Length` must not (RFC 9111 §3.2); the
@@ -147,13 +131,11 @@ fn stays(name: &HeaderName) -> bool {
 }
 
 impl Entry {
-    pub fn new(head: Head, body: Arc<StoredBody>, charge: Charge) -> Self {
-        let renditions =
-            (head.may_code && body.bytes() >= BODY_BYTES_MIN).then(Arc::<Renditions>::default);
+    pub fn new(head: Head, body: StoredBody, charge: Charge) -> Self {
         Self {
             head,
             body,
-            renditions,
+            renditions: OnceLock::new(),
             began: 0,
             registration: None,
             marks: AtomicU8::new(0),
@@ -170,11 +152,26 @@ impl Entry {
 
     /// With the body of this one, and its codings, and another head.
     pub(super) fn with_head(&self, head: Head, charge: Charge) -> Self {
-        let mut entry = Self::new(head, self.body.clone(), charge);
-        if entry.renditions.is_some() && self.renditions.is_some() {
-            entry.renditions.clone_from(&self.renditions);
+        let renditions = if head.may_code { self.renditions.clone() } else { OnceLock::new() };
+        Self { renditions, ..Self::new(head, self.body.clone(), charge) }
+    }
+
+    /// The codings of its body. `None` where it may not be sent in one, or there is no room to
+    /// remember any.
+    pub fn renditions(&self, cache: &Cache) -> Option<&Arc<Renditions>> {
+        if !self.head.may_code || self.body.bytes() < BODY_BYTES_MIN {
+            return None;
         }
-        entry
+        if let Some(renditions) = self.renditions.get() {
+            return Some(renditions);
+        }
+        let charge = cache.store.reserve(RENDITIONS_BYTES)?;
+        Some(self.renditions.get_or_init(|| Arc::new(Renditions::new(charge))))
+    }
+
+    /// The same, if somebody has asked for one before.
+    pub fn known_renditions(&self) -> Option<&Renditions> {
+        self.renditions.get().map(|renditions| &**renditions)
     }
 
     /// Takes the right to begin a refresh, if nobody has had it a moment ago: an origin that fails
@@ -297,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_304_describes_no_body() {
-        let headers = not_modified_headers(&head(1).headers);
+        let headers = head(1).fields.to_map_of(0, is_of_not_modified);
         assert!(headers.contains_key(ETAG));
         assert!(!headers.contains_key("content-type"));
         assert!(!headers.contains_key(CONTENT_LENGTH));

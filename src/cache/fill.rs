@@ -149,7 +149,8 @@ impl Lead {
     /// Which requests a response answers.
     fn scope(&self, head: &Head, request: &HeaderMap) -> Result<Scope, Refusal> {
         let (cache, url) = (&self.cache, self.flight.primary.as_ref());
-        let search = match SearchRule::of(&head.headers) {
+        let headers = head.fields.to_map(0);
+        let search = match SearchRule::of(&headers) {
             None => None,
             Some(rule) => Some(cache.search(url, rule).ok_or(Refusal::TooLarge)?),
         };
@@ -161,7 +162,7 @@ impl Lead {
             cache.store.remove(url);
         }
         // Of a URL that varies, a response that does not say so is one variant like the others.
-        let fields = VaryFields::of(&head.headers).or_else(|| cache.known_variance(&primary));
+        let fields = VaryFields::of(&headers).or_else(|| cache.known_variance(&primary));
         let variant = match fields {
             None => None,
             Some(fields) => {
@@ -340,7 +341,7 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::super::testing::{config, head, led, lookup, url};
+    use super::super::testing::{config, head, led, lookup, url, with_field};
     use super::super::{FlightReader, Join, Lookup};
     use super::*;
 
@@ -418,8 +419,7 @@ mod tests {
         let Lookup::Fresh(stored) = look_up(&cache, &HeaderMap::new()) else {
             unreachable!("it was stored")
         };
-        let mut varies = head(60);
-        varies.headers.insert("vary", HeaderValue::from_static("accept"));
+        let varies = with_field(head(60), "vary", "accept");
         let mut request = HeaderMap::new();
         request.insert("accept", HeaderValue::from_static("a"));
         lead(&cache).confirm(&stored, varies, &request);

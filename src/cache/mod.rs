@@ -51,7 +51,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
-pub use entry::{Entry, Head, not_modified_headers};
+pub use entry::{Entry, Head, is_of_not_modified};
 use fill::Company;
 pub use fill::{Fill, Lead};
 pub use flight::{Flight, FlightReader};
@@ -370,7 +370,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::storable::Refusal;
-    use super::testing::{cache, head, is_hit, led, store, url};
+    use super::testing::{cache, head, is_hit, led, store, url, with_field};
     use super::*;
 
     fn asking(language: &str) -> HeaderMap {
@@ -425,8 +425,7 @@ mod tests {
         assert!((16 * 2 * 4000..64 * 4000).contains(&used), "{used}");
         let long = asking(&"x".repeat(5000));
         let lead = led(&cache, &key, &long);
-        let mut varies = head(60);
-        varies.headers.insert("vary", HeaderValue::from_static("accept-language"));
+        let varies = with_field(head(60), "vary", "accept-language");
         assert!(lead.fill(varies, Some(3), &long).is_err());
         cache.purge(&[Target::Broad(Broad::All)], Mode::Remove).expect("few purges");
         assert_eq!(cache.bytes(), 0);

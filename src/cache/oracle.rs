@@ -82,7 +82,7 @@ impl Both {
             let initial_age = freshness::initial_age(&headers, arrival(), Duration::ZERO);
             let stored = Head {
                 status,
-                headers: headers.clone(),
+                fields: (&headers).into(),
                 terms: terms.clone(),
                 initial_age,
                 received: arrived,

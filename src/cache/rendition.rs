@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::header::ETAG;
 use tokio::sync::Notify;
 
 use super::Cache;
@@ -20,25 +21,31 @@ use crate::body::StoredBody;
 use crate::compress::Coding;
 use crate::compress::encode::{Effort, Encoder, SLICE_BYTES, worth_bytes_max};
 use crate::compress::fields::KeptFields;
+use crate::fields::Named;
+use crate::memory::Charge;
 
 /// Coded bodies are kept in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// What is kept about the codings of a body, without the codings themselves.
+pub(super) const RENDITIONS_BYTES: u64 = 128;
+
 /// What is known about the codings of one body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Renditions {
     /// By [`Coding::index`]; `None` inside where it was not to be.
     made: [OnceLock<Option<Arc<Coded>>>; Coding::ALL.len()],
     /// Codings that somebody is making, a bit for each.
     making: AtomicU8,
     changed: Notify,
+    _charge: Charge,
 }
 
 /// A body in a coding, and what its head says of it.
 #[derive(Debug)]
 pub struct Coded {
     pub fields: KeptFields,
-    pub body: Arc<StoredBody>,
+    pub body: StoredBody,
 }
 
 /// One coding of a body.
@@ -58,6 +65,15 @@ pub struct Making {
 }
 
 impl Renditions {
+    pub(super) fn new(charge: Charge) -> Self {
+        Self {
+            made: Default::default(),
+            making: AtomicU8::new(0),
+            changed: Notify::new(),
+            _charge: charge,
+        }
+    }
+
     pub fn get(&self, coding: Coding) -> Rendition {
         match self.made[coding.index()].get() {
             Some(Some(coded)) => Rendition::Made(coded.clone()),
@@ -111,7 +127,7 @@ impl Making {
 
     fn decide(self, work: Option<Work>, entry: &Entry) {
         let coded = work.and_then(Work::finish).map(|body| {
-            let fields = KeptFields::new(&entry.head.headers, self.coding, body.bytes());
+            let fields = KeptFields::new(entry.head.fields.value(&ETAG), self.coding, body.bytes());
             Arc::new(Coded { fields, body })
         });
         // Only the one who makes it decides, so the place is empty.
@@ -130,7 +146,7 @@ impl Drop for Making {
 struct Work {
     /// `None` at the end, or after a failure.
     encoder: Option<Encoder>,
-    charge: crate::memory::Charge,
+    charge: Charge,
     /// Bytes of the plain body that were taken.
     taken: u64,
     out: Pieces,
@@ -180,7 +196,7 @@ impl Work {
         self.out.bytes <= self.bytes_max
     }
 
-    fn finish(mut self) -> Option<Arc<StoredBody>> {
+    fn finish(mut self) -> Option<StoredBody> {
         if !self.is_whole {
             return None;
         }
@@ -267,7 +283,7 @@ mod tests {
     }
 
     async fn made(cache: &Cache, entry: &Entry, coding: Coding) -> Rendition {
-        let renditions = entry.renditions.as_ref().expect("it may be coded");
+        let renditions = entry.renditions(cache).expect("it may be coded");
         renditions.begin(coding).expect("nobody makes it").make(cache, entry).await;
         renditions.get(coding)
     }
@@ -304,8 +320,10 @@ mod tests {
         let entry = entry(&noise, 4096);
         for coding in Coding::ALL {
             assert!(matches!(made(&cache, &entry, coding).await, Rendition::Declined));
-            assert!(entry.renditions.as_ref().is_some_and(|all| all.begin(coding).is_none()));
+            assert!(entry.renditions(&cache).is_some_and(|all| all.begin(coding).is_none()));
         }
+        assert_eq!(cache.bytes(), RENDITIONS_BYTES);
+        drop(entry);
         assert_eq!(cache.bytes(), 0);
     }
 
@@ -313,7 +331,7 @@ mod tests {
     async fn one_makes_it_while_others_wait_and_a_maker_that_goes_is_replaced() {
         let cache = cache();
         let entry = entry(&text(5000), 5000);
-        let renditions = entry.renditions.clone().expect("it may be coded");
+        let renditions = entry.renditions(&cache).cloned().expect("it may be coded");
         let making = renditions.begin(Coding::Gzip).expect("the first");
         assert!(renditions.begin(Coding::Gzip).is_none());
         let other = renditions.begin(Coding::Zstd).expect("another coding");

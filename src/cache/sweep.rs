@@ -16,6 +16,7 @@ use super::entry::Entry;
 use super::key::Key;
 use super::reuse::DISCONNECTED_MAX;
 use super::store::Slot;
+use crate::fields::Named;
 
 /// Between two walks.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -121,7 +122,7 @@ fn keep_longest(stale: &mut Vec<(Duration, Key, Weak<Entry>)>) {
 /// How long past its end a response is of use.
 fn useful_for(entry: &Entry) -> Duration {
     let terms = &entry.head.terms;
-    let has_validator = [ETAG, LAST_MODIFIED].iter().any(|it| entry.head.headers.contains_key(it));
+    let has_validator = [ETAG, LAST_MODIFIED].iter().any(|it| entry.head.fields.text(it).is_some());
     let confirmable = if has_validator { CONFIRMABLE_FOR } else { Duration::ZERO };
     let served = if terms.may_be_stale() {
         let on_error = terms.stale_if_error.unwrap_or(DISCONNECTED_MAX);

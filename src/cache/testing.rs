@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, ETAG};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::entry::Head;
 use super::freshness::LifetimeSource;
@@ -15,6 +15,7 @@ use super::storable::Terms;
 use super::tags::tags_of;
 use super::{Cache, Join, Lead, Lookup};
 use crate::config::model;
+use crate::fields::Fields;
 
 /// A head that came this moment, five seconds old.
 pub(crate) fn head(lifetime_seconds: u64) -> Head {
@@ -24,7 +25,7 @@ pub(crate) fn head(lifetime_seconds: u64) -> Head {
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
     Head {
         status: StatusCode::OK,
-        headers,
+        fields: Fields::from(&headers),
         own_control: None,
         terms: Terms {
             lifetime: Duration::from_secs(lifetime_seconds),
@@ -54,6 +55,13 @@ pub(crate) fn config(memory_bytes_max: u64, object_bytes_max: u64) -> model::Cac
     }
 }
 
+/// The same head with one more field.
+pub(crate) fn with_field(head: Head, name: &'static str, value: &str) -> Head {
+    let mut headers = head.fields.to_map(1);
+    headers.append(name, HeaderValue::from_str(value).unwrap());
+    Head { fields: Fields::from(&headers), ..head }
+}
+
 pub(super) fn cache(memory_bytes_max: u64) -> Arc<Cache> {
     Cache::new(&config(memory_bytes_max, memory_bytes_max / 4), 1)
 }
@@ -74,10 +82,9 @@ pub(super) fn led(cache: &Arc<Cache>, key: &Key, request: &HeaderMap) -> Lead {
 pub(super) async fn fill(lead: Lead, request: &HeaderMap, fields: &[(&'static str, &'static str)]) {
     let mut head = head(60);
     for (name, value) in fields {
-        let name = HeaderName::from_static(name);
-        head.headers.append(name, HeaderValue::from_static(value));
+        head = with_field(head, name, value);
     }
-    head.tags = tags_of(&head.headers, &[], lead.hasher()).into();
+    head.tags = tags_of(&head.fields.to_map(0), &[], lead.hasher()).into();
     let filled = lead.fill(head, Some(3), request);
     let mut fill = filled.map_err(|(_, refusal)| refusal).expect("room");
     assert!(fill.push(Bytes::from_static(b"abc")).await);

@@ -3,6 +3,8 @@
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 
+use crate::fields::Named;
+
 /// Shorter bodies gain nothing that a client would notice, in bytes.
 pub const BODY_BYTES_MIN: u64 = 1 << 10;
 
@@ -64,7 +66,7 @@ pub fn forbids_transforming(headers: &HeaderMap) -> bool {
 }
 
 /// Whether events are sent one by one over a long time.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
+pub fn is_event_stream(headers: &impl Named) -> bool {
     media_type(headers).is_some_and(|name| name.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
@@ -95,8 +97,8 @@ fn is_compressible(headers: &HeaderMap) -> bool {
 }
 
 /// The media type without its parameters.
-fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(CONTENT_TYPE)?.as_bytes();
+fn media_type(headers: &impl Named) -> Option<&[u8]> {
+    let value = headers.text(&CONTENT_TYPE)?;
     value.split(|byte| *byte == b';').next().map(<[u8]>::trim_ascii)
 }
 

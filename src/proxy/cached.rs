@@ -19,8 +19,9 @@ use crate::body::Body;
 use crate::cache::reuse::{Fault, StaleReason};
 use crate::cache::status::{CacheStatus, FieldKind, Forward};
 use crate::cache::storable::Refusal;
-use crate::cache::{Entry, Head, not_modified_headers};
+use crate::cache::{Entry, Head, is_of_not_modified};
 use crate::compress::Coding;
+use crate::fields::Fields;
 
 /// Answers from the store, be it with what is stale.
 pub(super) fn stored(
@@ -121,9 +122,11 @@ fn with_private(head: &Head, private: HeaderMap) -> Cow<'_, Head> {
         return Cow::Borrowed(head);
     }
     let mut head = head.clone();
+    let mut headers = head.fields.to_map(private.len());
     for (name, value) in &private {
-        head.headers.append(name, value.clone());
+        headers.append(name, value.clone());
     }
+    head.fields = Fields::from(&headers);
     Cow::Owned(head)
 }
 
@@ -138,6 +141,7 @@ fn unless_client_has_it(
         return response;
     }
     let mut not_modified = super::empty(StatusCode::NOT_MODIFIED);
-    *not_modified.headers_mut() = not_modified_headers(response.headers());
+    let fields = Fields::from(response.headers());
+    *not_modified.headers_mut() = fields.to_map_of(0, is_of_not_modified);
     not_modified
 }

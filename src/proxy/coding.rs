@@ -24,6 +24,7 @@ use crate::compress::encode::{self, SLICE_BYTES};
 use crate::compress::fields::Bytes;
 use crate::compress::negotiate::{Accepted, normal_accept_encoding};
 use crate::compress::{Coding, eligible, fields};
+use crate::fields::Named;
 
 /// Larger bodies are not waited for while their rendition is made, in bytes.
 const WAIT_BYTES_MAX: u64 = 1 << 20;
@@ -98,16 +99,16 @@ fn compresses(exchange: &Exchange) -> bool {
 /// The form in which a stored response answers a request, as far as it is there.
 pub(super) fn choose(exchange: &Exchange, asked: &Asked<'_>, entry: &Arc<Entry>) -> Choice {
     let plain = Choice::Form(Form::Plain);
-    let Some(renditions) = &entry.renditions else { return plain };
-    if !compresses(exchange) {
+    if !may_code(exchange, &entry.head) {
         return plain;
     }
     let Some(coding) = wanted_of(asked, &entry.head) else { return plain };
+    let Some(renditions) = entry.renditions(&exchange.snapshot.cache) else { return plain };
     let ready = |plain| match renditions.get(coding) {
         Rendition::Made(body) => Choice::Form(Form::Kept(coding, body)),
         Rendition::Declined | Rendition::Absent => plain,
     };
-    if !matches!(renditions.get(coding), Rendition::Absent) || is_held(asked, &entry.head.headers) {
+    if !matches!(renditions.get(coding), Rendition::Absent) || is_held(asked, &entry.head.fields) {
         return ready(plain);
     }
     if let Some(making) = renditions.begin(coding) {
@@ -138,7 +139,7 @@ pub(super) async fn chosen(exchange: &Exchange, asked: &Asked<'_>, entry: &Arc<E
 
 /// Waits for a rendition; the plain form after a moment.
 pub(super) async fn settled(entry: &Entry, coding: Coding) -> Form {
-    let Some(renditions) = &entry.renditions else { return Form::Plain };
+    let Some(renditions) = entry.known_renditions() else { return Form::Plain };
     let _ = tokio::time::timeout(WAIT_MAX, renditions.settled(coding)).await;
     match renditions.get(coding) {
         Rendition::Made(body) => Form::Kept(coding, body),
@@ -148,13 +149,13 @@ pub(super) async fn settled(entry: &Entry, coding: Coding) -> Form {
 
 /// The form of an answer that is still on its way.
 pub(super) fn passing(exchange: &Exchange, asked: &Asked<'_>, head: &Head) -> Form {
-    if !may_code(exchange, head) || is_held(asked, &head.headers) {
+    if !may_code(exchange, head) || is_held(asked, &head.fields) {
         return Form::Plain;
     }
-    stream(exchange, asked, &head.headers)
+    stream(exchange, asked, &head.fields)
 }
 
-fn stream(exchange: &Exchange, asked: &Asked<'_>, headers: &HeaderMap) -> Form {
+fn stream(exchange: &Exchange, asked: &Asked<'_>, headers: &impl Named) -> Form {
     let Some(coding) = wanted(asked) else { return Form::Plain };
     let purpose =
         if eligible::is_event_stream(headers) { Purpose::Events } else { Purpose::Stream };
@@ -181,12 +182,12 @@ fn wanted_of(asked: &Asked<'_>, head: &Head) -> Option<Coding> {
         return wanted(asked);
     }
     let tag = asked.headers.get(IF_RANGE)?.as_bytes();
-    let coding = fields::coding_of(tag, head.headers.get(ETAG)?)?;
+    let coding = fields::coding_of(tag, head.fields.text(&ETAG)?)?;
     let is_weak = tag.starts_with(b"W/");
     (!is_weak && Accepted::of(asked.headers).takes(coding)).then_some(coding)
 }
 
-fn is_held(asked: &Asked<'_>, stored: &HeaderMap) -> bool {
+fn is_held(asked: &Asked<'_>, stored: &impl Named) -> bool {
     held(asked.headers, stored, true).is_some()
 }
 
@@ -194,7 +195,7 @@ fn is_held(asked: &Asked<'_>, stored: &HeaderMap) -> bool {
 /// plain form. `is_coded`: it may hold it in a coding.
 pub(super) fn held(
     request: &HeaderMap,
-    stored: &HeaderMap,
+    stored: &impl Named,
     is_coded: bool,
 ) -> Option<Option<HeaderValue>> {
     if conditional::is_not_modified(request, stored) {
@@ -203,7 +204,7 @@ pub(super) fn held(
     if !is_coded {
         return None;
     }
-    let etag = stored.get(ETAG)?;
+    let etag = stored.text(&ETAG)?;
     fields::held_tag(request, etag, |coding| Accepted::of(request).takes(coding)).map(Some)
 }
 
@@ -261,7 +262,9 @@ fn length(asked: &Asked<'_>, response: &Response<Body>) -> Option<u64> {
 /// An origin that confirms what a client holds knows only its own tag; the client holds it under
 /// ours.
 fn name_held_form(asked: &Asked<'_>, headers: &mut HeaderMap) {
-    let held = headers.get(ETAG).and_then(|etag| fields::held_tag(asked.headers, etag, |_| true));
+    let held = headers
+        .get(ETAG)
+        .and_then(|etag| fields::held_tag(asked.headers, etag.as_bytes(), |_| true));
     if let Some(tag) = held {
         headers.insert(ETAG, tag);
         fields::vary(headers);

@@ -15,11 +15,15 @@ use super::respond;
 use super::target::Target;
 use crate::body::Body;
 use crate::cache::status::{FieldKind, StatusField, push_number};
-use crate::cache::{Head, not_modified_headers};
+use crate::cache::{Head, is_of_not_modified};
 use crate::compress::fields;
 use crate::error::Kind;
 use crate::route::template::Values;
 
+/// Fields that an answer from the store gets beside its own: its age, our part of `Cache-Status`,
+/// the id of the request, and where it is compressed or the listener has them, `Vary`,
+/// `Content-Encoding`, `Strict-Transport-Security` and what the route adds.
+const FIELDS_ADDED: usize = 8;
 /// Room for nearly every `Cache-Status` member and an age.
 const STATUS_BYTES: usize = 96;
 
@@ -65,15 +69,6 @@ pub(super) fn response(
     response.map(|body| ReplyBody::new(body, exchange))
 }
 
-/// Adds the fields that every answer from the store has, for their places only: their values are
-/// made for each answer, and a copy of the map need not grow for them.
-pub(super) fn with_room(headers: &mut HeaderMap) {
-    headers.insert(AGE, HeaderValue::from_static("0"));
-    headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
-    // Those of caches further upstream stay before ours.
-    headers::append_member(headers, CACHE_STATUS, HeaderValue::from_static(""));
-}
-
 /// Sends a stored or shared answer: as a 304 where the client has it already, without its body
 /// for HEAD, and of it the part that was asked for. `body` is the plain one, which `form` is made
 /// of.
@@ -91,17 +86,17 @@ pub(super) fn cached(
         _ => std::time::Instant::now(),
     };
     let varies = coding::may_code(&exchange, head);
-    let held = coding::held(asked.headers, &head.headers, varies);
+    let held = coding::held(asked.headers, &head.fields, varies);
     let (status, mut fields, body) = match held.filter(|_| head.status == StatusCode::OK) {
         Some(tag) => {
-            let mut fields = not_modified_headers(&head.headers);
+            let mut fields = head.fields.to_map_of(FIELDS_ADDED, is_of_not_modified);
             if let Some(tag) = tag {
                 fields.insert(ETAG, tag);
             }
             (StatusCode::NOT_MODIFIED, fields, Body::Empty)
         }
         None => {
-            let mut fields = head.headers.clone();
+            let mut fields = head.fields.to_map(FIELDS_ADDED);
             form.describe(&mut fields);
             exchange.coding = form.coding();
             if asked.method == Method::HEAD {
@@ -119,8 +114,6 @@ pub(super) fn cached(
     let mine = Mine::new(age, &status_field(&exchange, told, key.as_deref()));
     if told.kind.is_from_store() || age > 0 {
         fields.insert(AGE, mine.age);
-    } else {
-        fields.remove(AGE);
     }
     headers::append_member(&mut fields, CACHE_STATUS, mine.cache_status);
     fields.insert(X_REQUEST_ID, exchange.request_id.clone());

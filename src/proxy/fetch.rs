@@ -244,7 +244,7 @@ pub(super) async fn head(
     if let (StatusCode::OK, Some((stale, lead))) = (response.status(), stored) {
         let bytes = stale.body.bytes();
         let is_same = stale.head.status == StatusCode::OK
-            && conditional::describes(response.headers(), &stale.head.headers, bytes);
+            && conditional::describes(response.headers(), &stale.head.fields, bytes);
         let head = is_same
             .then(|| {
                 confirmed(local, plan, stale, response.headers(), &outgoing.headers, sent).ok()

@@ -14,9 +14,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::deliver;
 use super::fetch::{Plan, plain};
 use super::forward::{self, Outgoing, Trace};
+use super::headers::X_REQUEST_ID;
 use super::local::{Local, Place};
 use crate::body::Body;
 use crate::cache::control::RequestControl;
@@ -28,6 +28,7 @@ use crate::cache::{Entry, Fill, Flight, Head, Lead, conditional, freshness};
 use crate::compress::eligible;
 use crate::config::model::SetCookie;
 use crate::error::{Error, Kind};
+use crate::fields::{self, Fields};
 use crate::shutdown::Phase;
 use crate::timer::TimerSlot;
 
@@ -92,7 +93,7 @@ impl Fetch {
             conditional::remove_conditions(&mut outgoing.headers);
             validating =
                 self.plan.stale.clone().filter(|stale| {
-                    conditional::validate(&mut outgoing.headers, &stale.head.headers)
+                    conditional::validate(&mut outgoing.headers, &stale.head.fields)
                 });
         }
         let mut trace = Trace::default();
@@ -100,7 +101,7 @@ impl Fetch {
         let mut answer = self.send(outgoing, &mut trace).await;
         if let (Ok(response), Some(stored)) = (&answer, &validating)
             && response.status() == StatusCode::NOT_MODIFIED
-            && !conditional::confirms(response.headers(), &stored.head.headers)
+            && !conditional::confirms(response.headers(), &stored.head.fields)
         {
             // It is about a representation that is not here.
             conditional::remove_conditions(&mut outgoing.headers);
@@ -206,6 +207,7 @@ impl Fetch {
         let length = http_body::Body::size_hint(response.body()).exact();
         let initial_age = freshness::initial_age(response.headers(), received, sent.elapsed());
         let own_control = policy::combined(response.headers(), &HEADWATER_CACHE_CONTROL);
+        let own_control = own_control.as_ref().map(fields::detached);
         let mut headers = stored_headers(&response, length, received);
         let omitted = storable::omitted(response.headers(), None, &self.plan.cache);
         let private = taken(&mut headers, &omitted);
@@ -218,8 +220,16 @@ impl Fetch {
             lead.pass();
         }
         let received = Instant::now();
-        let head =
-            Head { status, headers, own_control, terms, initial_age, received, may_code, tags };
+        let head = Head {
+            status,
+            fields: Fields::from(&headers),
+            own_control,
+            terms,
+            initial_age,
+            received,
+            may_code,
+            tags,
+        };
         match lead.fill(head, length, &outgoing.headers) {
             Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
             Ok(fill) => {
@@ -257,8 +267,9 @@ pub(super) fn confirmed(
         headers.remove(DATE);
     }
     date(&mut headers, received);
-    deliver::with_room(&mut headers);
+    headers.remove(AGE);
     let own_control = policy::combined(update, &HEADWATER_CACHE_CONTROL);
+    let own_control = own_control.as_ref().map(fields::detached);
     let own_control = own_control.or_else(|| stale.head.own_control.clone());
     headers.remove(HEADWATER_CACHE_CONTROL);
     let initial_age = freshness::initial_age(update, received, sent.elapsed());
@@ -272,7 +283,8 @@ pub(super) fn confirmed(
     let may_code = plan.compress && eligible::may_code(status, &headers, Some(stale.body.bytes()));
     let received = Instant::now();
     let tags = tags(local, plan, &headers)?;
-    Ok(Head { status, headers, own_control, terms, initial_age, received, may_code, tags })
+    let fields = Fields::from(&headers);
+    Ok(Head { status, fields, own_control, terms, initial_age, received, may_code, tags })
 }
 
 /// By what a response with these fields may be purged, beside its URL.
@@ -297,8 +309,7 @@ fn taken(headers: &mut HeaderMap, names: &[HeaderName]) -> HeaderMap {
 fn stored_response(entry: &Entry) -> Response<Body> {
     let mut response = Response::new(Body::stored(&entry.body));
     *response.status_mut() = entry.head.status;
-    *response.headers_mut() = entry.head.headers.clone();
-    response.headers_mut().remove(AGE);
+    *response.headers_mut() = entry.head.fields.to_map(0);
     response
 }
 
@@ -311,11 +322,17 @@ fn stored_headers(
     let mut headers = response.headers().clone();
     headers.remove(HEADWATER_CACHE_CONTROL);
     // RFC 9111 §3.1: neither trailers nor what is between two proxies.
-    for name in [TRAILER, PROXY_AUTHENTICATE, PROXY_AUTHENTICATION_INFO, PROXY_AUTHORIZATION] {
+    for name in [
+        AGE,
+        X_REQUEST_ID,
+        TRAILER,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHENTICATION_INFO,
+        PROXY_AUTHORIZATION,
+    ] {
         headers.remove(name);
     }
     date(&mut headers, received);
-    deliver::with_room(&mut headers);
     if response.status() == StatusCode::OK {
         // From the store ranges are served whatever the origin can do, unless it forbids them.
         headers.entry(ACCEPT_RANGES).or_insert(HeaderValue::from_static("bytes"));
