@@ -117,9 +117,12 @@ pub struct Fields {
     /// The values, one after the other.
     text: Bytes,
     list: Box<[Field]>,
-    /// Names that are no common ones.
-    names: Box<[HeaderName]>,
+    /// Names that are no common ones, which are rare.
+    names: Option<Box<Names>>,
 }
+
+#[derive(Clone, PartialEq, Eq)]
+struct Names(Vec<HeaderName>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Field {
@@ -170,29 +173,49 @@ impl Fields {
 
     fn name(&self, field: Field) -> &HeaderName {
         let index = usize::from(field.name);
-        COMMON.get(index).unwrap_or_else(|| &self.names[index - COMMON.len()])
+        COMMON.get(index).unwrap_or_else(|| &self.names()[index - COMMON.len()])
+    }
+
+    fn names(&self) -> &[HeaderName] {
+        self.names.as_deref().map_or(&[], |names| &names.0)
+    }
+
+    /// The values, one after the other.
+    pub fn values(&self) -> &[u8] {
+        &self.text
     }
 
     /// A map of them, with room for `more` fields.
     pub fn to_map(&self, more: usize) -> HeaderMap {
-        self.to_map_of(more, |_| true)
+        self.map_over(&self.text, more, |_| true)
     }
 
-    /// A map of those whose names are wanted, with room for `more` fields.
-    pub fn to_map_of(&self, more: usize, is_wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    /// A map of those whose names are wanted, with room for `more` fields. The values are parts of
+    /// `text`, which begins with [`Self::values`]: with a copy, no reader counts up what all share.
+    pub fn map_over(
+        &self,
+        text: &Bytes,
+        more: usize,
+        is_wanted: impl Fn(&HeaderName) -> bool,
+    ) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.list.len() + more);
-        for (name, text) in self.iter().filter(|(name, _)| is_wanted(name)) {
+        let mut begin = 0;
+        for field in &self.list {
+            let (name, end) = (self.name(*field), field.end as usize);
             // What was a value is one.
-            if let Ok(value) = HeaderValue::from_maybe_shared(self.text.slice_ref(text)) {
+            if is_wanted(name)
+                && let Ok(value) = HeaderValue::from_maybe_shared(text.slice(begin..end))
+            {
                 map.append(name, value);
             }
+            begin = end;
         }
         map
     }
 
     /// What they take, in bytes.
     pub fn bytes(&self) -> usize {
-        let names: usize = self.names.iter().map(|name| NAME_BYTES + name.as_str().len()).sum();
+        let names: usize = self.names().iter().map(|name| NAME_BYTES + name.as_str().len()).sum();
         self.text.len() + self.list.len() * FIELD_BYTES + names
     }
 }
@@ -214,7 +237,8 @@ impl From<&HeaderMap> for Fields {
             });
             list.push(Field { end: u32::try_from(text.len()).unwrap_or(u32::MAX), name: index });
         }
-        Self { text: text.into(), list: list.into(), names: names.into() }
+        let names = (!names.is_empty()).then(|| Box::new(Names(names)));
+        Self { text: text.into(), list: list.into(), names }
     }
 }
 
@@ -272,7 +296,8 @@ mod tests {
 
     #[test]
     fn only_what_is_wanted_gets_into_the_map() {
-        let fields = Fields::from(&map()).to_map_of(0, |name| *name == SET_COOKIE);
+        let fields = Fields::from(&map());
+        let fields = fields.map_over(&fields.text, 0, |name| *name == SET_COOKIE);
         assert_eq!((fields.keys_len(), fields.len()), (1, 2));
     }
 

@@ -31,6 +31,7 @@ pub(super) fn describe(snapshot: &Snapshot) -> Value {
         "object_bytes_max": cache.object_bytes_max(),
         "objects": cache.objects(),
         "evictions": cache.evictions(),
+        "fetches": cache.fetches(),
         "requests": requests
             .iter()
             .map(|(status, count)| (status.as_str().to_owned(), json!(count)))

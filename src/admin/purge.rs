@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::reply::Refusal;
 use crate::cache::tags::Tag;
-use crate::cache::{Broad, Mode, Target};
+use crate::cache::{Broad, Mode, Purged, Target};
 use crate::route::{host, path};
 use crate::snapshot::Snapshot;
 
@@ -29,19 +29,19 @@ struct Order {
     soft: bool,
 }
 
-/// Purges what the body of a request names; how many stored variants it were. It may walk over the
-/// whole cache: not for the thread of the control plane.
-pub(super) fn purge(snapshot: &Snapshot, body: &[u8]) -> Result<u64, Refusal> {
+/// Purges what the body of a request names. It may walk over the whole cache: not for the thread of
+/// the control plane.
+pub(super) fn purge(snapshot: &Snapshot, body: &[u8]) -> Result<Purged, Refusal> {
     let refused = |why| Refusal::new(StatusCode::BAD_REQUEST, why);
     let order = read(body).map_err(refused)?;
     let targets = targets(&order, snapshot).map_err(refused)?;
     let mode = if order.soft { Mode::Expire } else { Mode::Remove };
-    let counts = snapshot.cache.purge(&targets, mode).map_err(|_| {
+    let purged = snapshot.cache.purge(&targets, mode).map_err(|_| {
         let why = "too many purges of prefixes, hosts or everything are under way; try again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
     })?;
-    let purged = counts.iter().sum();
-    tracing::info!(targets = targets.len(), soft = order.soft, purged, "cache purged");
+    let count = purged.count();
+    tracing::info!(targets = targets.len(), soft = order.soft, purged = count, "cache purged");
     Ok(purged)
 }
 
@@ -246,7 +246,7 @@ mod tests {
         store(cache, "b.test", "/x", None, "T2, t3").await;
         store(cache, "b.test", "/y", None, "t2").await;
         store(cache, "c.test", "/y", None, "t4").await;
-        let purged = |body: &str| purge(&snapshot, body.as_bytes()).unwrap();
+        let purged = |body: &str| purge(&snapshot, body.as_bytes()).unwrap().count();
         assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 1);
         assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 0);
         assert_eq!(purged(r#"{"urls":["https://A.test:443/%78?a=1","http://a.test/z"]}"#), 1);

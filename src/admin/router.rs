@@ -113,7 +113,9 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         Call::Purge => {
             let body = request::read(&head.headers, body).await?;
             let purged = service.aside(move || purge::purge(&snapshot, &body)).await??;
-            json!({ "purged": purged })
+            let count = purged.count();
+            service.later(move || drop(purged));
+            json!({ "purged": count })
         }
         Call::Manual => {
             let body = request::read(&head.headers, body).await?;

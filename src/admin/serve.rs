@@ -149,6 +149,11 @@ impl Service {
         self.context.stop.phase() > Phase::Running
     }
 
+    /// Runs what nobody waits for on a thread of its own.
+    pub(super) fn later(&self, work: impl FnOnce() + Send + 'static) {
+        drop(tokio::task::spawn_blocking(work));
+    }
+
     /// Runs what takes long on a thread of its own. Once begun it ends, even if its client leaves.
     pub(super) async fn aside<T: Send + 'static>(
         &self,

@@ -31,6 +31,8 @@ impl Cache {
             .series(&[], self.bytes_max() as f64);
         out.gauge("headwater_cache_objects", "Stored responses.")
             .series(&[], self.objects() as f64);
+        out.gauge("headwater_cache_fetches_in_flight", "Fetches that requests may join.")
+            .series(&[], self.fetches() as f64);
         out.counter("headwater_cache_evictions_total", "Responses that gave way to others.")
             .series(&[], self.evictions() as f64);
         for (kind, count) in PURGES.into_iter().zip(&self.stats.purged) {

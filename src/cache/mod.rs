@@ -62,7 +62,7 @@ use metrics::CacheStats;
 use outcome::Marks;
 pub use outcome::{Outcome, Scope, Shared};
 use purge::PurgeLog;
-pub use purge::{Broad, Mode, Target, TooManyPurges, UrlTarget};
+pub use purge::{Broad, Mode, Purged, Removed, Target, TooManyPurges, UrlTarget};
 pub use rendition::{Coded, Making, Rendition, Renditions};
 use store::{Slot, Store};
 use tags::TagIndex;
@@ -160,6 +160,14 @@ impl Cache {
 
     pub fn evictions(&self) -> u64 {
         self.store.evictions.value()
+    }
+
+    /// Fetches that requests may join, at this moment.
+    pub fn fetches(&self) -> u64 {
+        let held = |flights: &Mutex<Flights>| {
+            flights.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+        };
+        self.flights.iter().map(held).sum()
     }
 
     pub fn object_bytes_max(&self) -> u64 {
@@ -427,7 +435,7 @@ mod tests {
         let lead = led(&cache, &key, &long);
         let varies = with_field(head(60), "vary", "accept-language");
         assert!(lead.fill(varies, Some(3), &long).is_err());
-        cache.purge(&[Target::Broad(Broad::All)], Mode::Remove).expect("few purges");
+        drop(cache.purge(&[Target::Broad(Broad::All)], Mode::Remove).expect("few purges"));
         assert_eq!(cache.bytes(), 0);
     }
 

@@ -52,6 +52,28 @@ pub struct UrlTarget {
     pub queries: Vec<Option<String>>,
 }
 
+/// What a purge did.
+#[derive(Debug)]
+#[must_use = "dropping it frees memory, which takes as long as the purge itself"]
+pub struct Purged {
+    /// Variants, by target.
+    pub counts: Vec<u64>,
+    /// Nobody finds them any more.
+    pub removed: Vec<Removed>,
+}
+
+impl Purged {
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// An entry that is no longer stored. Its memory is freed when it is dropped.
+#[derive(Debug)]
+pub struct Removed {
+    _entry: Arc<Entry>,
+}
+
 /// What covers many URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broad {
@@ -262,7 +284,8 @@ impl Cache {
     /// were, by target. After the return no later request sees any of them as it was.
     ///
     /// Broad targets take one walk over the store: not for a thread that serves requests.
-    pub fn purge(&self, targets: &[Target], mode: Mode) -> Result<Vec<u64>, TooManyPurges> {
+    pub fn purge(&self, targets: &[Target], mode: Mode) -> Result<Purged, TooManyPurges> {
+        let mut removed = Vec::new();
         let broad: Vec<&Broad> = targets
             .iter()
             .filter_map(|target| match target {
@@ -270,29 +293,29 @@ impl Cache {
                 _ => None,
             })
             .collect();
-        let mut walked = self.walk(&broad, mode)?.into_iter();
+        let mut walked = self.walk(&broad, mode, &mut removed)?.into_iter();
         let counts = targets.iter().map(|target| {
             let count = match target {
-                Target::Url(url) => self.purge_url(url, mode),
+                Target::Url(url) => self.purge_url(url, mode, &mut removed),
                 Target::Tag(tag) => {
                     self.purges.strike(tag.hash());
-                    self.purge_tagged(*tag, mode)
+                    self.purge_tagged(*tag, mode, &mut removed)
                 }
                 Target::Broad(_) => walked.next().unwrap_or_default(),
             };
             self.stats.purged(target.kind(), count);
             count
         });
-        Ok(counts.collect())
+        Ok(Purged { counts: counts.collect(), removed })
     }
 
     /// Removes what an unsafe request has made out of date (RFC 9111 §4.4).
     pub fn invalidate(&self, url: &UrlTarget) {
-        let count = self.purge_url(url, Mode::Remove);
+        let count = self.purge_url(url, Mode::Remove, &mut Vec::new());
         self.stats.purged("invalidated", count);
     }
 
-    fn purge_url(&self, target: &UrlTarget, mode: Mode) -> u64 {
+    fn purge_url(&self, target: &UrlTarget, mode: Mode, removed: &mut Vec<Removed>) -> u64 {
         let (host, path) = (target.host.as_bytes(), target.path.as_bytes());
         let of = |query| UrlParts { host, path, query, rest: &[] };
         for query in &target.queries {
@@ -305,7 +328,8 @@ impl Cache {
         let mut purge = |query: Option<&[u8]>| {
             let key = buffer.clear().part(host).part(path).optional(query).key(&self.hasher);
             count += self.purge_key(key, mode);
-            count += self.purge_tagged(tag_of_url(host, path, query, &self.hasher), mode);
+            let tag = tag_of_url(host, path, query, &self.hasher);
+            count += self.purge_tagged(tag, mode, removed);
         };
         let searches = self.searches(host, path);
         for query in &target.queries {
@@ -344,7 +368,7 @@ impl Cache {
         }
     }
 
-    fn purge_tagged(&self, tag: Tag, mode: Mode) -> u64 {
+    fn purge_tagged(&self, tag: Tag, mode: Mode, removed: &mut Vec<Removed>) -> u64 {
         let now = Instant::now();
         let mut marked = Vec::new();
         for tagged in self.tags.tagged(tag) {
@@ -352,26 +376,33 @@ impl Cache {
                 && entry.is_registered_as(&tagged)
                 && entry.purge(mode, now)
             {
-                marked.push((tagged.key.clone(), entry));
+                marked.push((tagged, entry));
             }
         }
         if mode == Mode::Remove {
-            for (key, entry) in &marked {
-                self.store.remove_entry(key.as_ref(), entry);
+            for (tagged, entry) in &marked {
+                self.store.remove_entry(tagged.key.as_ref(), entry);
             }
         }
-        marked.len() as u64
+        let count = marked.len() as u64;
+        removed.extend(marked.into_iter().map(|(_, entry)| Removed { _entry: entry }));
+        count
     }
 
     /// Purges what broad targets cover; how much of each, where several cover it by the first.
-    fn walk(&self, targets: &[&Broad], mode: Mode) -> Result<Vec<u64>, TooManyPurges> {
+    fn walk(
+        &self,
+        targets: &[&Broad],
+        mode: Mode,
+        removed: &mut Vec<Removed>,
+    ) -> Result<Vec<u64>, TooManyPurges> {
         let mut counts = vec![0; targets.len()];
         if targets.is_empty() {
             return Ok(counts);
         }
         let epochs = self.purges.enter(targets, mode)?;
         let newest = epochs.last().copied().unwrap_or_default();
-        let mut removed: Vec<(Key, Option<Arc<Entry>>)> = Vec::new();
+        let mut found: Vec<(Key, Option<Arc<Entry>>)> = Vec::new();
         let now = Instant::now();
         self.store.for_each(|key, slot| {
             let Some(url) = key.as_ref().url() else { return };
@@ -388,14 +419,15 @@ impl Cache {
                 _ => None,
             };
             if mode == Mode::Remove {
-                removed.push((key.clone(), entry));
+                found.push((key.clone(), entry));
             }
         });
         self.purges.walked(&epochs);
-        for (key, entry) in &removed {
+        for (key, entry) in found {
             match entry {
                 Some(entry) => {
-                    self.store.remove_entry(key.as_ref(), entry);
+                    self.store.remove_entry(key.as_ref(), &entry);
+                    removed.push(Removed { _entry: entry });
                 }
                 None => drop(self.store.remove(key.as_ref())),
             }
@@ -426,7 +458,7 @@ mod tests {
     }
 
     fn purge(cache: &Cache, target: Target) -> u64 {
-        cache.purge(&[target], Mode::Remove).expect("few purges").iter().sum()
+        cache.purge(&[target], Mode::Remove).expect("few purges").count()
     }
 
     fn tag(cache: &Cache, tag: &str) -> Target {
@@ -525,7 +557,10 @@ mod tests {
         let key = url(&cache, "/a/b", Some("c"));
         for target in covering(&cache) {
             store(&cache, &key, &none(), &TAGGED).await;
-            let purge = || cache.purge(std::slice::from_ref(&target), Mode::Expire);
+            let purge = || {
+                let purged = cache.purge(std::slice::from_ref(&target), Mode::Expire);
+                purged.map(|purged| purged.counts)
+            };
             assert_eq!(purge(), Ok(vec![1]), "{target:?}");
             assert!(matches!(lookup(&cache, &key, &none()), Lookup::Stale(_)), "{target:?}");
             assert_eq!(purge(), Ok(vec![0]), "{target:?}");

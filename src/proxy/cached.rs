@@ -141,7 +141,8 @@ fn unless_client_has_it(
         return response;
     }
     let mut not_modified = super::empty(StatusCode::NOT_MODIFIED);
-    let fields = Fields::from(response.headers());
-    *not_modified.headers_mut() = fields.to_map_of(0, is_of_not_modified);
+    let kept = response.headers().iter().filter(|(name, _)| is_of_not_modified(name));
+    let kept = kept.map(|(name, value)| (name.clone(), value.clone()));
+    *not_modified.headers_mut() = kept.collect();
     not_modified
 }

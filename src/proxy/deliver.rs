@@ -18,6 +18,7 @@ use crate::cache::status::{FieldKind, StatusField, push_number};
 use crate::cache::{Head, is_of_not_modified};
 use crate::compress::fields;
 use crate::error::Kind;
+use crate::fields::Fields;
 use crate::route::template::Values;
 
 /// Fields that an answer from the store gets beside its own: its age, our part of `Cache-Status`,
@@ -87,16 +88,19 @@ pub(super) fn cached(
     };
     let varies = coding::may_code(&exchange, head);
     let held = coding::held(asked.headers, &head.fields, varies);
+    let age = head.age(now).as_secs();
+    let key = shown_key(&exchange, asked);
+    let texts = Texts::new(&head.fields, age, &status_field(&exchange, told, key.as_deref()));
     let (status, mut fields, body) = match held.filter(|_| head.status == StatusCode::OK) {
         Some(tag) => {
-            let mut fields = head.fields.to_map_of(FIELDS_ADDED, is_of_not_modified);
+            let mut fields = head.fields.map_over(&texts.stored, FIELDS_ADDED, is_of_not_modified);
             if let Some(tag) = tag {
                 fields.insert(ETAG, tag);
             }
             (StatusCode::NOT_MODIFIED, fields, Body::Empty)
         }
         None => {
-            let mut fields = head.fields.to_map(FIELDS_ADDED);
+            let mut fields = head.fields.map_over(&texts.stored, FIELDS_ADDED, |_| true);
             form.describe(&mut fields);
             exchange.coding = form.coding();
             if asked.method == Method::HEAD {
@@ -109,13 +113,10 @@ pub(super) fn cached(
     if varies {
         fields::vary(&mut fields);
     }
-    let age = head.age(now).as_secs();
-    let key = shown_key(&exchange, asked);
-    let mine = Mine::new(age, &status_field(&exchange, told, key.as_deref()));
     if told.kind.is_from_store() || age > 0 {
-        fields.insert(AGE, mine.age);
+        fields.insert(AGE, texts.age);
     }
-    headers::append_member(&mut fields, CACHE_STATUS, mine.cache_status);
+    headers::append_member(&mut fields, CACHE_STATUS, texts.cache_status);
     fields.insert(X_REQUEST_ID, exchange.request_id.clone());
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -148,20 +149,28 @@ fn selected(
     }
 }
 
-/// The values that differ from one hit to the next, in one allocation.
-struct Mine {
+/// The values of one answer, in one allocation of its own.
+struct Texts {
+    /// Those that are stored.
+    stored: Bytes,
     age: HeaderValue,
     cache_status: HeaderValue,
 }
 
-impl Mine {
-    fn new(age: u64, field: &StatusField<'_>) -> Self {
-        let mut text = Vec::with_capacity(STATUS_BYTES);
+impl Texts {
+    fn new(stored: &Fields, age: u64, field: &StatusField<'_>) -> Self {
+        let stored = stored.values();
+        let mut text = Vec::with_capacity(stored.len() + STATUS_BYTES);
+        text.extend_from_slice(stored);
         push_number(&mut text, age);
         let split = text.len();
         field.push(&mut text);
         let all = Bytes::from_owner(text);
-        Self { age: value(all.slice(..split)), cache_status: value(all.slice(split..)) }
+        Self {
+            age: value(all.slice(stored.len()..split)),
+            cache_status: value(all.slice(split..)),
+            stored: all,
+        }
     }
 }
 

@@ -207,7 +207,7 @@ impl Fetch {
         let length = http_body::Body::size_hint(response.body()).exact();
         let initial_age = freshness::initial_age(response.headers(), received, sent.elapsed());
         let own_control = policy::combined(response.headers(), &HEADWATER_CACHE_CONTROL);
-        let own_control = own_control.as_ref().map(fields::detached);
+        let own_control = own_control.as_ref().map(fields::detached).map(Box::new);
         let mut headers = stored_headers(&response, length, received);
         let omitted = storable::omitted(response.headers(), None, &self.plan.cache);
         let private = taken(&mut headers, &omitted);
@@ -269,16 +269,16 @@ pub(super) fn confirmed(
     date(&mut headers, received);
     headers.remove(AGE);
     let own_control = policy::combined(update, &HEADWATER_CACHE_CONTROL);
-    let own_control = own_control.as_ref().map(fields::detached);
+    let own_control = own_control.as_ref().map(fields::detached).map(Box::new);
     let own_control = own_control.or_else(|| stale.head.own_control.clone());
     headers.remove(HEADWATER_CACHE_CONTROL);
     let initial_age = freshness::initial_age(update, received, sent.elapsed());
     let status = stale.head.status;
     let request = RequestFacts { method: &Method::GET, headers: request };
     let facts =
-        ResponseFacts { status, headers: &headers, own_control: own_control.as_ref(), received };
+        ResponseFacts { status, headers: &headers, own_control: own_control.as_deref(), received };
     let terms = storable::terms(request, facts, &plan.cache)?;
-    let omitted = storable::omitted(&headers, own_control.as_ref(), &plan.cache);
+    let omitted = storable::omitted(&headers, own_control.as_deref(), &plan.cache);
     taken(&mut headers, &omitted);
     let may_code = plan.compress && eligible::may_code(status, &headers, Some(stale.body.bytes()));
     let received = Instant::now();
