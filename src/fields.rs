@@ -2,11 +2,12 @@
 //!
 //! A [`HeaderMap`] costs 104 bytes a field and an index, and its values are often parts of the
 //! buffer that they were read into, which they keep alive. What is stored is stored as [`Fields`]:
-//! one text for all values, eight bytes for each field, and nothing for the names that origins
+//! one allocation for all values, six bytes for each field, and nothing for the names that origins
 //! commonly use. It becomes a map again for each answer.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What a field costs beside its text, in bytes.
-pub const FIELD_BYTES: usize = size_of::<Field>();
+pub const FIELD_BYTES: usize = size_of::<u32>() + size_of::<u16>();
 /// What a field costs whose name is not a common one, in bytes.
 const NAME_BYTES: usize = size_of::<HeaderName>() + 16;
 
@@ -114,23 +115,16 @@ static COMMON_INDEX: LazyLock<HashMap<&HeaderName, u16>> =
 /// Fields in their order, those of one name together.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// The values, one after the other.
-    text: Bytes,
-    list: Box<[Field]>,
+    /// For each field where its value ends, four bytes, and its name, two bytes: the index of a
+    /// common one, or of one of `names` behind them. Then the values, one after the other.
+    kept: Box<[u8]>,
+    count: u16,
     /// Names that are no common ones, which are rare.
     names: Option<Box<Names>>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 struct Names(Vec<HeaderName>);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Field {
-    /// Where its value ends, and the next one begins.
-    end: u32,
-    /// Of a common name, or of one of `names` behind them.
-    name: u16,
-}
 
 /// Where a field is found by its name: the first of that name.
 pub trait Named {
@@ -155,24 +149,34 @@ impl Named for Fields {
     }
 
     fn value(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let text = self.text(name)?;
-        HeaderValue::from_maybe_shared(self.text.slice_ref(text)).ok()
+        HeaderValue::from_bytes(self.text(name)?).ok()
     }
 }
 
 impl Fields {
     /// Names and the text of values.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &[u8])> {
-        self.list.iter().scan(0, |begin, field| {
-            let end = field.end as usize;
-            let text = &self.text[*begin..end];
-            *begin = end;
-            Some((self.name(*field), text))
+        let values = self.values();
+        self.places().map(|(name, place)| (name, &values[place]))
+    }
+
+    /// Names, and where their values are in [`Self::values`].
+    fn places(&self) -> impl Iterator<Item = (&HeaderName, Range<usize>)> {
+        let (list, _) = self.kept.split_at(self.list_bytes());
+        let mut begin = 0;
+        list.as_chunks().0.iter().map(move |&[a, b, c, d, e, f]: &[u8; FIELD_BYTES]| {
+            let place = begin..u32::from_le_bytes([a, b, c, d]) as usize;
+            begin = place.end;
+            (self.name(u16::from_le_bytes([e, f])), place)
         })
     }
 
-    fn name(&self, field: Field) -> &HeaderName {
-        let index = usize::from(field.name);
+    fn list_bytes(&self) -> usize {
+        usize::from(self.count) * FIELD_BYTES
+    }
+
+    fn name(&self, index: u16) -> &HeaderName {
+        let index = usize::from(index);
         COMMON.get(index).unwrap_or_else(|| &self.names()[index - COMMON.len()])
     }
 
@@ -182,33 +186,28 @@ impl Fields {
 
     /// The values, one after the other.
     pub fn values(&self) -> &[u8] {
-        &self.text
+        &self.kept[self.list_bytes()..]
     }
 
     /// A map of them, with room for `more` fields.
     pub fn to_map(&self, more: usize) -> HeaderMap {
-        self.map_over(&self.text, more, |_| true)
+        self.map_over(&Bytes::copy_from_slice(self.values()), more, |_| true)
     }
 
     /// A map of those whose names are wanted, with room for `more` fields. The values are parts of
-    /// `text`, which begins with [`Self::values`]: with a copy, no reader counts up what all share.
+    /// `text`, a copy that begins with [`Self::values`]: readers of one entry share no count.
     pub fn map_over(
         &self,
         text: &Bytes,
         more: usize,
         is_wanted: impl Fn(&HeaderName) -> bool,
     ) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.list.len() + more);
-        let mut begin = 0;
-        for field in &self.list {
-            let (name, end) = (self.name(*field), field.end as usize);
+        let mut map = HeaderMap::with_capacity(usize::from(self.count) + more);
+        for (name, place) in self.places().filter(|(name, _)| is_wanted(name)) {
             // What was a value is one.
-            if is_wanted(name)
-                && let Ok(value) = HeaderValue::from_maybe_shared(text.slice(begin..end))
-            {
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(place)) {
                 map.append(name, value);
             }
-            begin = end;
         }
         map
     }
@@ -216,18 +215,18 @@ impl Fields {
     /// What they take, in bytes.
     pub fn bytes(&self) -> usize {
         let names: usize = self.names().iter().map(|name| NAME_BYTES + name.as_str().len()).sum();
-        self.text.len() + self.list.len() * FIELD_BYTES + names
+        self.kept.len() + names
     }
 }
 
 impl From<&HeaderMap> for Fields {
-    /// Copies the values into one allocation. Texts beyond 4 GiB cannot come from a response.
+    /// Copies the values. More than 65,535 fields or 4 GiB cannot come from a response.
     fn from(map: &HeaderMap) -> Self {
-        let mut text = Vec::with_capacity(map.values().map(HeaderValue::len).sum());
         let mut names: Vec<HeaderName> = Vec::new();
-        let mut list = Vec::with_capacity(map.len());
+        let text: usize = map.values().map(HeaderValue::len).sum();
+        let mut kept = Vec::with_capacity(map.len() * FIELD_BYTES + text);
+        let mut end = 0_u32;
         for (name, value) in map {
-            text.extend_from_slice(value.as_bytes());
             let index = COMMON_INDEX.get(name).copied().unwrap_or_else(|| {
                 // Values of one name follow each other.
                 if names.last() != Some(name) {
@@ -235,10 +234,14 @@ impl From<&HeaderMap> for Fields {
                 }
                 u16::try_from(COMMON.len() + names.len() - 1).unwrap_or(u16::MAX)
             });
-            list.push(Field { end: u32::try_from(text.len()).unwrap_or(u32::MAX), name: index });
+            end += u32::try_from(value.len()).unwrap_or(0);
+            kept.extend_from_slice(&end.to_le_bytes());
+            kept.extend_from_slice(&index.to_le_bytes());
         }
+        map.values().for_each(|value| kept.extend_from_slice(value.as_bytes()));
+        let count = u16::try_from(map.len()).unwrap_or(u16::MAX);
         let names = (!names.is_empty()).then(|| Box::new(Names(names)));
-        Self { text: text.into(), list: list.into(), names }
+        Self { kept: kept.into(), count, names }
     }
 }
 
@@ -282,7 +285,7 @@ mod tests {
         let mut map = map();
         let before = Fields::from(&map).bytes();
         map.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        assert_eq!(Fields::from(&map).bytes() - before, 9 + 8);
+        assert_eq!(Fields::from(&map).bytes() - before, 9 + FIELD_BYTES);
     }
 
     #[test]
@@ -297,7 +300,8 @@ mod tests {
     #[test]
     fn only_what_is_wanted_gets_into_the_map() {
         let fields = Fields::from(&map());
-        let fields = fields.map_over(&fields.text, 0, |name| *name == SET_COOKIE);
+        let fields =
+            fields.map_over(&Bytes::copy_from_slice(fields.values()), 0, |it| *it == SET_COOKIE);
         assert_eq!((fields.keys_len(), fields.len()), (1, 2));
     }
 
