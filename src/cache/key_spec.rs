@@ -28,6 +28,8 @@ pub struct Asking<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub scheme: &'static str,
+    /// The pool that was chosen for it, where keys want to know.
+    pub pool: Option<&'a str>,
     /// As the client sent them.
     pub headers: &'a HeaderMap,
 }
@@ -39,6 +41,7 @@ pub struct KeySpec {
     /// What the route asks of a request beyond host and path; it makes the responses its own.
     conditions: Option<Box<str>>,
     scheme: bool,
+    split: bool,
     headers: Box<[HeaderName]>,
     cookies: Box<[String]>,
 }
@@ -56,9 +59,15 @@ impl KeySpec {
             query: QuerySpec { key: rules.query.clone(), sorted: rules.sort_query },
             conditions: conditions.map(String::into_boxed_str),
             scheme: rules.scheme,
+            split: rules.split,
             headers: rules.headers.as_slice().into(),
             cookies: rules.cookies.as_slice().into(),
         }
+    }
+
+    /// Whether keys name the pool, which has to be chosen before they are made.
+    pub fn names_pool(&self) -> bool {
+        self.split
     }
 
     pub fn query(&self) -> &QuerySpec {
@@ -81,6 +90,9 @@ impl KeySpec {
         if self.scheme {
             buffer.part(asking.scheme.as_bytes());
         }
+        if self.split {
+            buffer.optional(asking.pool.map(str::as_bytes));
+        }
         let mut bytes = 0;
         for name in &self.headers {
             let value = vary::combined(asking.headers, name);
@@ -99,6 +111,7 @@ impl KeySpec {
     fn has_parts(&self) -> bool {
         self.conditions.is_some()
             || self.scheme
+            || self.split
             || !self.headers.is_empty()
             || !self.cookies.is_empty()
     }
@@ -178,7 +191,8 @@ mod tests {
     }
 
     fn key(spec: &KeySpec, hasher: &KeyHasher, headers: &HeaderMap, scheme: &'static str) -> Key {
-        let asking = Asking { host: "h", path: "/", query: Some("a=1"), scheme, headers };
+        let asking =
+            Asking { host: "h", path: "/", query: Some("a=1"), scheme, pool: None, headers };
         spec.primary(&asking, &mut KeyBuffer::default(), hasher).expect("short enough").to_owned()
     }
 
@@ -259,8 +273,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_str(&"a".repeat(VARIED_BYTES_MAX + 1)).expect("a value");
         headers.insert("x", value);
-        let asking =
-            Asking { host: "h", path: "/", query: None, scheme: "http", headers: &headers };
+        let asking = Asking {
+            host: "h",
+            path: "/",
+            query: None,
+            scheme: "http",
+            pool: None,
+            headers: &headers,
+        };
         assert!(spec.primary(&asking, &mut KeyBuffer::default(), &hasher).is_none());
     }
 }

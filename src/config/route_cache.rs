@@ -109,6 +109,7 @@ fn key(table: Table<'_>) -> KeyRules {
             })
             .unwrap_or_default(),
         scheme: table.boolean("scheme", false),
+        split: table.boolean("split", false),
     };
     table.finish();
     rules

@@ -147,7 +147,8 @@ pub fn held(snapshot: &Snapshot, question: &Question) -> Option<EntrySummary> {
     let index = snapshot.route(&target.routed(question, listener.as_deref()))?;
     let mut buffer = KeyBuffer::default();
     let hasher = snapshot.cache.hasher();
-    let key = snapshot.routes[index].key.primary(&target.asking(question), &mut buffer, hasher)?;
+    let route = &snapshot.routes[index];
+    let key = route.key.primary(&target.asking(question, route), &mut buffer, hasher)?;
     snapshot.cache.held(key, &question.headers, Instant::now())
 }
 
@@ -176,12 +177,17 @@ impl Target<'_> {
         }
     }
 
-    fn asking<'a>(&'a self, question: &'a Question) -> Asking<'a> {
+    fn asking<'a>(&'a self, question: &'a Question, route: &'a Route) -> Asking<'a> {
         Asking {
             host: self.host,
             path: self.path,
             query: self.url.query(),
             scheme: scheme(self.url),
+            // Of a split, the first one stands for all.
+            pool: match &route.action {
+                Action::Forward(to) => to.backends().first().map(|backend| &*backend.spec.name),
+                _ => None,
+            },
             headers: &question.headers,
         }
     }
@@ -278,7 +284,7 @@ fn cache(
 ) -> CacheTaken {
     let mut buffer = KeyBuffer::default();
     let hasher = snapshot.cache.hasher();
-    let key = route.key.primary(&target.asking(question), &mut buffer, hasher);
+    let key = route.key.primary(&target.asking(question, route), &mut buffer, hasher);
     let too_long = || "what the request says in the fields of the key is too long".to_owned();
     let now = SystemTime::now();
     let answered = question.answer.as_ref().map(|(status, headers)| (*status, headers));

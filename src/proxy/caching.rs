@@ -110,6 +110,7 @@ pub(super) fn look_up(
     exchange: &Exchange,
     parts: &Parts,
     target: &Target<'_>,
+    pool: Option<&str>,
 ) -> Found {
     let cache = &exchange.snapshot.cache;
     let mut key = local.key.borrow_mut();
@@ -118,6 +119,7 @@ pub(super) fn look_up(
         path: &target.path,
         query: target.query,
         scheme: headers::scheme(&exchange.connection, &parts.headers),
+        pool,
         headers: &parts.headers,
     };
     let Some(route) = exchange.route() else { return Found::NoKey };

@@ -149,11 +149,13 @@ pub fn handle(
         return now(deliver::error(exchange, &parts.headers, Kind::BodyTooLarge));
     }
 
+    let chosen = route.key.names_pool().then(|| destination.choose(&parts.headers));
+    let chosen_name = chosen.as_ref().map(|backend| &*backend.spec.name);
     let caching = match caching::of(route, &parts, &body) {
-        Caching::Used => match caching::look_up(local, &exchange, &parts, &target) {
+        Caching::Used => match caching::look_up(local, &exchange, &parts, &target, chosen_name) {
             Found::Stored { entry, stale, refresh: missed } => {
                 if let Some(missed) = missed {
-                    let backend = destination.choose(&parts.headers);
+                    let backend = chosen.unwrap_or_else(|| destination.choose(&parts.headers));
                     caching::refresh(
                         &mut exchange,
                         &parts,
@@ -178,7 +180,7 @@ pub fn handle(
         },
         other => other,
     };
-    let backend = destination.choose(&parts.headers);
+    let backend = chosen.unwrap_or_else(|| destination.choose(&parts.headers));
     let job = Job { target: target.into_owned(), backend, index, caching };
     Reply::Later(Box::pin(serve(exchange, parts, body, job)))
 }

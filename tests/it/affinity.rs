@@ -319,6 +319,23 @@ fn hits_of_the_cache_take_no_part_in_a_split() {
 }
 
 #[test]
+fn pools_of_a_split_are_kept_apart_in_the_cache_where_the_key_says_so() {
+    let (a, b) = (Origin::answering(|_| cacheable("a")), Origin::answering(|_| cacheable("b")));
+    let proxy = Setup::empty()
+        .text(&format!(
+            "{}[[route]]\ncache.key.split = true\nsplit = [{{ pool = \"a\", weight = 3 }}, \
+             {{ pool = \"b\", weight = 1 }}]\n",
+            pools(&[("a", &[&a]), ("b", &[&b])], "")
+        ))
+        .start();
+    let bodies: Vec<String> = (0..8).map(|_| proxy.get("/", &[]).text()).collect();
+    let of_a = bodies.iter().filter(|body| *body == "a").count();
+    assert_eq!((of_a, bodies.len() - of_a), (6, 2), "hits are split as well");
+    assert_eq!((a.count(), b.count()), (1, 1), "each pool has stored its own");
+    assert_eq!(proxy.purge("{\"urls\":[\"http://site.test/\"]}"), 2, "a purge finds both");
+}
+
+#[test]
 fn a_client_with_a_cookie_stays_on_its_side_of_a_split() {
     let origins = ["a1", "a2", "b1", "b2"].map(named);
     let [a1, a2, b1, b2] = &origins;

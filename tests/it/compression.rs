@@ -350,13 +350,14 @@ fn a_rendition_is_made_once_charged_for_and_gone_with_its_entry() {
     proxy.get("/", &[]);
     let before = bytes();
     let length = proxy.get("/", &["Accept-Encoding: zstd"]).body().len() as f64;
-    assert_eq!(bytes(), before + length);
+    let with_it = bytes();
+    assert!((before + length..before + length + 200.0).contains(&with_it), "{with_it}");
     for _ in 0..3 {
         assert_eq!(proxy.get("/", &["Accept-Encoding: zstd"]).body().len() as f64, length);
     }
-    assert_eq!(bytes(), before + length);
+    assert_eq!(bytes(), with_it);
     assert_eq!(proxy.purge(&format!("{{\"urls\":[\"http://{HOST}/\"]}}")), 1);
-    assert!(bytes() < 1000.0, "{}", bytes());
+    eventually("its memory to be free", || (bytes() < 1000.0).then_some(()));
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn key(key: &KeyRules) -> Value {
         "headers": headers(&key.headers),
         "cookies": key.cookies,
         "scheme": key.scheme,
+        "split": key.split,
     })
 }
 

@@ -67,6 +67,8 @@ pub struct KeyRules {
     pub headers: Vec<HeaderName>,
     pub cookies: Vec<String>,
     pub scheme: bool,
+    /// The pool that a split chose.
+    pub split: bool,
 }
 
 impl KeyRules {
@@ -77,7 +79,7 @@ impl KeyRules {
 
     /// Whether there are parts beside host, path and query.
     pub fn has_parts(&self) -> bool {
-        self.scheme || !self.headers.is_empty() || !self.cookies.is_empty()
+        self.scheme || self.split || !self.headers.is_empty() || !self.cookies.is_empty()
     }
 }
 
