@@ -194,7 +194,7 @@ fn an_origin_out_of_reach_is_stood_in_for_without_a_word() {
 #[test]
 fn a_slow_origin_is_within_reach() {
     let (_origin, setup) = ageing("", Call::wait_for_end);
-    let proxy = started(&setup.pool_lines("timeouts.first_byte = \"50ms\""));
+    let proxy = started(&setup.pool_lines("timeouts.first_byte = \"300ms\""));
     let failed = proxy.get("/", &[]);
     assert_eq!(failed.status, 504);
     assert_eq!(status(&failed), "headwater; fwd=stale; detail=first_byte_timeout");
