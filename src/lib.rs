@@ -33,6 +33,7 @@ pub mod balance;
 pub mod cache;
 pub mod compress;
 pub mod files;
+pub mod outgoing;
 pub mod route;
 pub mod tls;
 pub mod upstream;
