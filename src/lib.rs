@@ -26,6 +26,7 @@ pub mod health;
 
 // What a request needs to know.
 pub mod explain;
+pub mod purge;
 pub mod snapshot;
 
 // Its parts.
@@ -36,6 +37,7 @@ pub mod files;
 pub mod outgoing;
 pub mod route;
 pub mod tls;
+pub mod under_way;
 pub mod upstream;
 
 // The configuration.
