@@ -259,6 +259,4 @@ fn no_old_copy_survives_a_thousand_purges_of_a_front_that_refills_at_once() {
     // What it has now is what a client gets from us.
     let last = proxy.get(&format!("/{}", RACES - 1), &[]);
     assert_eq!((last.text().as_str(), is_hit(&last)), ("version 1", true));
-    // None was held up by the longest wait.
-    assert!(front.calls() >= 2 * RACES / 100);
 }

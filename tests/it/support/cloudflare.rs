@@ -91,10 +91,6 @@ impl Cloudflare {
         self.shared.state().instead.extend(answers);
     }
 
-    pub fn calls(&self) -> usize {
-        self.api.count()
-    }
-
     pub fn accepted(&self) -> Vec<(String, Value)> {
         self.shared.state().accepted.clone()
     }
