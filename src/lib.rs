@@ -26,6 +26,7 @@ pub mod health;
 
 // What a request needs to know.
 pub mod explain;
+pub mod purge;
 pub mod snapshot;
 
 // Its parts.
@@ -33,8 +34,10 @@ pub mod balance;
 pub mod cache;
 pub mod compress;
 pub mod files;
+pub mod outgoing;
 pub mod route;
 pub mod tls;
+pub mod under_way;
 pub mod upstream;
 
 // The configuration.

@@ -24,11 +24,12 @@ use crate::config::model::{Config, Process};
 use crate::files::Reader;
 use crate::logging::ProgramLog;
 use crate::proxy::{LogWriter, Sink};
+use crate::purge::Purges;
 use crate::reload::{self, Reloader, Trigger};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
-use crate::{discovery, expiry, health, metrics};
+use crate::{discovery, expiry, health, metrics, outgoing, purge};
 
 /// Threads for file work, for the whole process.
 const FILE_THREADS: usize = 8;
@@ -40,6 +41,8 @@ const COMMANDS_QUEUED: usize = 16;
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether the cache is to be swept.
 const SWEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stop waits for purges of the caches in front of us, once nothing else is open.
+const PURGE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the workers may take to let go once the deadline has passed.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -129,6 +132,7 @@ fn prepare(path: &Path) -> Result<Prepared, Exit> {
         .map_err(|error| start_failed(&format!("no threads for files: {error}")))?;
     let resources = Resources {
         cache: Cache::new(&loaded.draft.cache, workers),
+        under_way: Arc::default(),
         files: reader,
         connections: ConnectionLimit::of_process(compile::connections_max(descriptors_max)),
     };
@@ -197,11 +201,13 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     let (commands, asked) = mpsc::channel(COMMANDS_QUEUED);
     let (triggers, triggered) = mpsc::channel(COMMANDS_QUEUED);
     let (generations, generation) = watch::channel(1);
+    let purges = Arc::<Purges>::default();
     let context = admin::Context {
         published: published.clone(),
         stop: shutdown.stop(),
         commands,
         reloads: Arc::default(),
+        purges: purges.clone(),
         workers: workers.count(),
         addresses: Arc::default(),
         access_log_dropped: access_log.dropped(),
@@ -234,6 +240,13 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         tracing::info!(address = %socket.address(), "admin API listening");
         tasks.spawn("admin", admin::serve(socket, Rc::new(context), tasks.clone()));
     }
+    match outgoing::Client::new(None, outgoing::Bounds::default()) {
+        Ok(client) => {
+            let run = purge::run(purges.clone(), published.clone(), client, shutdown.stop());
+            tasks.spawn("purge", run);
+        }
+        Err(error) => tracing::error!(%error, "the caches in front are not purged"),
+    }
     tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {
@@ -245,6 +258,10 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     let mut control = Control { signals, triggers, shutdown, access_log: access_log.clone() };
     control.until_stop(&published, asked).await;
     let exit = control.drain(&published.load().config.process, threads).await;
+    let unfinished = purges.finished(PURGE_PATIENCE).await;
+    if unfinished > 0 {
+        tracing::error!(unfinished, "stopped before the caches in front were purged");
+    }
     drop((control, published));
     if let Some(log) = Rc::into_inner(access_log) {
         log.finish();

@@ -15,6 +15,7 @@ use super::Context;
 use super::reloads::ReloadRecord;
 use super::reply::Refusal;
 use crate::metrics::Exposition;
+use crate::purge::Shared;
 use crate::snapshot::Snapshot;
 use crate::tls::CertificateName;
 
@@ -26,6 +27,7 @@ pub(super) struct Scrape {
     snapshot: Arc<Snapshot>,
     reloads: ReloadRecord,
     access_log_dropped: u64,
+    purges: Shared,
 }
 
 impl Scrape {
@@ -33,6 +35,7 @@ impl Scrape {
         Self {
             snapshot,
             reloads: context.reloads.record(),
+            purges: context.purges.clone(),
             access_log_dropped: context.access_log_dropped.load(Ordering::Relaxed),
         }
     }
@@ -44,6 +47,7 @@ impl Scrape {
         self.collect_certificates(&mut out);
         self.collect_certificate_problems(&mut out);
         self.collect_config(&mut out);
+        self.purges.collect(&self.snapshot.config, &mut out);
         out.counter(
             "headwater_access_log_dropped_total",
             "Log lines dropped because their writer was too slow.",
@@ -152,7 +156,12 @@ mod tests {
         log.failed("no".to_owned());
         let succeeded_at = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
         let reloads = ReloadRecord { succeeded_at, ..log.record() };
-        Scrape { snapshot: Arc::new(snapshot), reloads, access_log_dropped: 3 }
+        Scrape {
+            snapshot: Arc::new(snapshot),
+            reloads,
+            access_log_dropped: 3,
+            purges: Arc::default(),
+        }
     }
 
     /// Two of everything, each with some traffic.

@@ -17,6 +17,7 @@
 
 mod cache;
 mod explain;
+mod fronts;
 mod guard;
 mod manual;
 mod metrics;
@@ -47,6 +48,7 @@ pub use socket::{AdminSocket, BindError, bind};
 
 use crate::config::diagnostics::Report;
 use crate::config::model::{BindAddress, Name};
+use crate::purge as purge_fronts;
 use crate::shutdown::Stop;
 use crate::snapshot::Snapshot;
 
@@ -57,6 +59,8 @@ pub struct Context {
     pub stop: Stop,
     pub commands: mpsc::Sender<Command>,
     pub reloads: Arc<ReloadLog>,
+    /// Of the caches in front of us.
+    pub purges: purge_fronts::Shared,
     /// Data-plane threads.
     pub workers: usize,
     /// Where each listener accepts, with the ports that the kernel chose; empty before they do.

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 
+use http::header::RETRY_AFTER;
 use http::{StatusCode, Uri};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
+use super::fronts;
 use super::reply::Refusal;
 use crate::cache::tags::Tag;
 use crate::cache::{Broad, Mode, Purged, Target};
+use crate::purge::{Behind, Purges};
 use crate::route::{host, path};
 use crate::snapshot::Snapshot;
 
@@ -16,33 +20,64 @@ const TARGETS_MAX: usize = 10_000;
 /// Of them, those that cover many URLs.
 const BROAD_MAX: usize = 256;
 /// The query that stands for every query.
-const ANY_QUERY: &str = "*";
+pub(super) const ANY_QUERY: &str = "*";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Order {
-    urls: Vec<String>,
-    tags: Vec<String>,
-    prefixes: Vec<String>,
-    hosts: Vec<String>,
-    all: bool,
-    soft: bool,
+pub(super) struct Order {
+    pub(super) urls: Vec<String>,
+    pub(super) tags: Vec<String>,
+    pub(super) prefixes: Vec<String>,
+    pub(super) hosts: Vec<String>,
+    pub(super) all: bool,
+    pub(super) soft: bool,
 }
 
-/// Purges what the body of a request names. It may walk over the whole cache: not for the thread of
-/// the control plane.
-pub(super) fn purge(snapshot: &Snapshot, body: &[u8]) -> Result<Purged, Refusal> {
+/// What a purge has done.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Here. What it took out of the cache is freed when this is dropped.
+    pub(super) purged: Purged,
+    /// Of the purge of the caches in front of us, which goes on.
+    receipt: Option<String>,
+}
+
+impl Done {
+    pub(super) fn shown(&self) -> Value {
+        match &self.receipt {
+            Some(id) => json!({ "purged": self.purged.count(), "id": id }),
+            None => json!({ "purged": self.purged.count() }),
+        }
+    }
+}
+
+/// Purges what the body of a request names, here and then in front of us. It may walk over the
+/// whole cache: not for the thread of the control plane.
+pub(super) fn purge(snapshot: &Snapshot, purges: &Purges, body: &[u8]) -> Result<Done, Refusal> {
     let refused = |why| Refusal::new(StatusCode::BAD_REQUEST, why);
     let order = read(body).map_err(refused)?;
     let targets = targets(&order, snapshot).map_err(refused)?;
+    let operations = fronts::operations(&order).map_err(refused)?;
+    let place = purges.place(&snapshot.config, operations, order.soft).map_err(|Behind| {
+        let why = "too many purges of the cache in front wait; nothing was purged, try again";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why).with(RETRY_AFTER, "5")
+    })?;
     let mode = if order.soft { Mode::Expire } else { Mode::Remove };
     let purged = snapshot.cache.purge(&targets, mode).map_err(|_| {
         let why = "too many purges of prefixes, hosts or everything are under way; try again";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
     })?;
+    // Ours is purged: what a front asks for from now on is new.
+    let receipt = place.map(|place| place.submit(&snapshot.under_way));
     let count = purged.count();
-    tracing::info!(targets = targets.len(), soft = order.soft, purged = count, "cache purged");
-    Ok(purged)
+    tracing::info!(
+        targets = targets.len(),
+        soft = order.soft,
+        purged = count,
+        receipt,
+        "cache purged"
+    );
+    Ok(Done { purged, receipt })
 }
 
 fn read(body: &[u8]) -> Result<Order, String> {
@@ -125,12 +160,12 @@ fn prefix(prefix: &str) -> Result<Target, String> {
     Ok(Target::Broad(Broad::Prefix { host: self::host(host)?, path }))
 }
 
-fn host(authority: &str) -> Result<String, String> {
+pub(super) fn host(authority: &str) -> Result<String, String> {
     let host = host::normalize(authority).map_err(|error| format!("is refused: {error}"))?;
     Ok(host.name.into_owned())
 }
 
-fn path(path: &str) -> Result<String, String> {
+pub(super) fn path(path: &str) -> Result<String, String> {
     let path = path::normalize(path).map_err(|error| format!("is refused: {error}"))?;
     Ok(path.into_owned())
 }
@@ -246,7 +281,9 @@ mod tests {
         store(cache, "b.test", "/x", None, "T2, t3").await;
         store(cache, "b.test", "/y", None, "t2").await;
         store(cache, "c.test", "/y", None, "t4").await;
-        let purged = |body: &str| purge(&snapshot, body.as_bytes()).unwrap().count();
+        let purged = |body: &str| {
+            purge(&snapshot, &Purges::default(), body.as_bytes()).unwrap().purged.count()
+        };
         assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 1);
         assert_eq!(purged(r#"{"soft":true,"tags":["t4"]}"#), 0);
         assert_eq!(purged(r#"{"urls":["https://A.test:443/%78?a=1","http://a.test/z"]}"#), 1);

@@ -3,15 +3,15 @@
 use http::header::ALLOW;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::guard::Access;
 use super::reply::{Answer, Refusal, exposition, json, text};
 use super::serve::Service;
 use super::{
-    Command, ReloadAnswer, cache, explain, manual, metrics, pools, purge, readiness, request,
-    routes, status,
+    Command, Context, ReloadAnswer, cache, explain, manual, metrics, pools, purge, readiness,
+    request, routes, status,
 };
 use crate::config::describe::describe_config;
 
@@ -29,6 +29,8 @@ enum Call {
     Reload,
     Drain,
     Purge,
+    /// What became of one purge of the caches in front of us.
+    Receipt,
     /// Of one endpoint, by hand.
     Manual,
 }
@@ -51,7 +53,8 @@ const CALLS: [(&str, Call); 12] = [
 impl Call {
     fn of(path: &str) -> Option<Self> {
         let known = CALLS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call);
-        known.or_else(|| manual::named(path).map(|_| Self::Manual))
+        let receipt = || receipt_id(path).map(|_| Self::Receipt);
+        known.or_else(|| manual::named(path).map(|_| Self::Manual)).or_else(receipt)
     }
 
     /// Whether no token is needed.
@@ -112,16 +115,19 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         Call::Drain => return drain(service).await,
         Call::Purge => {
             let body = request::read(&head.headers, body).await?;
-            let purged = service.aside(move || purge::purge(&snapshot, &body)).await??;
-            let count = purged.count();
-            service.later(move || drop(purged));
-            json!({ "purged": count })
+            let purges = context.purges.clone();
+            let work = move || purge::purge(&snapshot, &purges, &body);
+            let done = service.aside(work).await??;
+            let shown = done.shown();
+            service.later(move || drop(done));
+            shown
         }
         Call::Manual => {
             let body = request::read(&head.headers, body).await?;
             // Of what runs by now.
             manual::set(&context.published.load(), head.uri.path(), &body)?
         }
+        Call::Receipt => receipt(context, head.uri.path())?,
         Call::Status => status::describe(context, &snapshot),
         Call::Config => describe_config(&snapshot.config),
         Call::Routes => routes::describe(&snapshot),
@@ -132,10 +138,24 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
     Ok(json(StatusCode::OK, &shown))
 }
 
+const RECEIPTS: &str = "/api/purges/";
+
+fn receipt_id(path: &str) -> Option<&str> {
+    path.strip_prefix(RECEIPTS).filter(|id| !id.is_empty() && !id.contains('/'))
+}
+
+fn receipt(context: &Context, path: &str) -> Result<Value, Refusal> {
+    let receipt = receipt_id(path).and_then(|id| context.purges.receipt(id));
+    receipt.ok_or_else(|| {
+        let message = "no purge of a front has this id, or it is long over";
+        Refusal::new(StatusCode::NOT_FOUND, message)
+    })
+}
+
 fn no_such_call() -> Refusal {
     let paths: Vec<_> = CALLS.iter().map(|(path, _)| *path).collect();
     let message = format!(
-        "nothing is here; there are {}, /api/pools/POOL/endpoints/ADDRESS",
+        "nothing is here; there are {}, {RECEIPTS}ID, /api/pools/POOL/endpoints/ADDRESS",
         paths.join(", ")
     );
     Refusal::new(StatusCode::NOT_FOUND, message)
@@ -181,8 +201,6 @@ fn stopping() -> Refusal {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use serde_json::Value;
 
     use super::super::testing::{Folder, Running, run, snapshot};
     use super::*;

@@ -86,6 +86,7 @@ pub(super) fn snapshot(text: &str) -> Snapshot {
     };
     let resources = Resources {
         cache: Cache::new(&config.cache, 1),
+        under_way: Arc::default(),
         files: Reader::start(1, 1).unwrap(),
         connections: ConnectionLimit::of_process(1000),
     };
@@ -144,6 +145,7 @@ impl Running {
             stop: shutdown.stop(),
             commands: sender,
             reloads: Arc::default(),
+            purges: Arc::default(),
             workers: 3,
             addresses: addresses.clone(),
             access_log_dropped: Arc::default(),

@@ -95,7 +95,7 @@ pub(super) fn admin(table: Table<'_>) -> (Option<Admin>, Option<Span>) {
     (admin.map(|bind| Admin { bind, token, ready_requires }), span)
 }
 
-fn token(value: &Value<'_>) -> Option<Secret> {
+pub(super) fn token(value: &Value<'_>) -> Option<Secret> {
     let content = value.file("\"/run/secrets/admin-token\"")?;
     let token = std::str::from_utf8(&content.bytes).unwrap_or_default().trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -38,6 +38,7 @@ pub mod model;
 mod path;
 mod pattern;
 mod pool;
+mod purge;
 mod reader;
 mod route;
 mod route_access;
@@ -218,7 +219,7 @@ fn read_source(context: &Context<'_>, path: &Path) -> Result<(FileId, Arc<str>),
 }
 
 fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
-    let Sections { process, admin, log, cache, listeners, pools, routes } =
+    let Sections { process, admin, log, cache, purge, listeners, pools, routes } =
         sections::join(context, roots);
     let names = |sections: &[Section<'_>]| {
         sections.iter().map(|section| (section.name.clone(), section.span)).collect()
@@ -240,6 +241,7 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
         admin,
         log: globals::log(log),
         cache: globals::cache(cache),
+        purge: purge::read(purge),
         listeners: listeners.into_iter().filter_map(|reading| reading.listener).collect(),
         pools: pools
             .into_iter()

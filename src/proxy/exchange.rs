@@ -25,6 +25,7 @@ use crate::config::model::Name;
 use crate::error::Kind;
 use crate::snapshot::stats::Finished;
 use crate::snapshot::{ErrorPages, Route};
+use crate::under_way::Era;
 use crate::upstream::Upload;
 
 /// By custom the status of a request whose client left before its answer.
@@ -36,6 +37,7 @@ pub struct Exchange {
     pub local: Rc<Local>,
     pub connection: Rc<ClientConnection>,
     pub snapshot: SnapshotRef,
+    era: Era,
     /// Index of the route; `None` before it is known or where there is none.
     route: Option<usize>,
     pub started: Instant,
@@ -82,6 +84,7 @@ impl Exchange {
         request_id: HeaderValue,
     ) -> Self {
         let snapshot = local.snapshot();
+        let era = snapshot.under_way.enter();
         connection.listener.stats.requests_in_flight.add(1);
         let logged = snapshot.is_logging().then(|| {
             let copy = |name| request.headers.get(name).cloned();
@@ -98,6 +101,7 @@ impl Exchange {
             local: local.clone(),
             connection: connection.clone(),
             snapshot,
+            era,
             route: None,
             started: connection.arrival(),
             client_ip,
@@ -231,5 +235,6 @@ fn may_be_shared(control: &ResponseControl) -> bool {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.finish();
+        self.snapshot.under_way.leave(self.era);
     }
 }

@@ -39,6 +39,7 @@ use crate::config::model::{self, Name};
 use crate::files::Reader;
 use crate::route::table::RouteTable;
 use crate::route::{Lookup, Query};
+use crate::under_way::UnderWay;
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ pub struct Snapshot {
     /// Counts requests that match no route.
     pub unrouted: Arc<RouteStats>,
     pub cache: Arc<Cache>,
+    pub under_way: Arc<UnderWay>,
     /// Every way in which routes make keys of queries, each once.
     queries: Vec<QuerySpec>,
     pub via: Via,
@@ -64,6 +66,8 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub struct Resources {
     pub cache: Arc<Cache>,
+    /// The responses that are being sent.
+    pub under_way: Arc<UnderWay>,
     pub files: Arc<Reader>,
     /// The bound on open connections of all listeners together.
     pub connections: Arc<ConnectionLimit>,
@@ -110,6 +114,7 @@ impl Snapshot {
             table,
             unrouted: Arc::new(unrouted),
             cache: resources.cache.clone(),
+            under_way: resources.under_way.clone(),
         };
         Ok((snapshot, warnings))
     }

@@ -23,7 +23,7 @@ const SESSIONS_MAX: usize = 256;
 /// The configuration that a pool connects with; `alpn` are the protocols that it speaks, the
 /// preferred first.
 pub fn client_config(tls: &UpstreamTls, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, LoadError> {
-    let builder = trust(tls)?;
+    let builder = trust(tls.ca.as_ref(), tls.verify)?;
     let mut config = match &tls.identity {
         Some(files) => {
             let identity = SingleCertAndKey::from(load::certificate(files)?.certified);
@@ -50,13 +50,27 @@ pub fn server_name(tls: &UpstreamTls, address: &Address) -> Result<ServerName<'s
     ServerName::try_from(name.clone()).map_err(|_| LoadError::BadServerName { name: name.clone() })
 }
 
-fn trust(tls: &UpstreamTls) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, LoadError> {
+/// The configuration of calls of our own, which trust the authorities in `ca`, or those of the
+/// system, and show no certificate.
+pub fn client_trusting(
+    ca: Option<&FileContent>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, LoadError> {
+    let mut config = trust(ca, true)?.with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn trust(
+    ca: Option<&FileContent>,
+    verify: bool,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, LoadError> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(match &tls.ca {
-        _ if !tls.verify => builder
+    Ok(match ca {
+        _ if !verify => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate { algorithms })),
         Some(file) => builder.with_root_certificates(own_roots(file)?),

@@ -35,7 +35,7 @@ pub mod state;
 mod testing;
 mod tickets;
 
-pub use client::{client_config, server_name};
+pub use client::{client_config, client_trusting, server_name};
 pub use client_auth::{ClientPolicies, ClientPolicy};
 pub use error::LoadError;
 pub use failure::Failure;

@@ -30,6 +30,7 @@ mod discovery;
 mod examples;
 mod files;
 mod freshness;
+mod front_purges;
 mod headers;
 mod hedging;
 mod http2;

@@ -7,6 +7,7 @@
 mod cache;
 mod conditions;
 mod health;
+mod purge;
 
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ pub fn describe_config(config: &Config) -> Value {
             "status_key": config.cache.status_key,
             "name": &*config.cache.name,
         },
+        "purge": purge::describe(&config.purge),
         "listener": listeners.collect::<Map<_, _>>(),
         "pool": pools.collect::<Map<_, _>>(),
         "route": config.routes.iter().map(route).collect::<Vec<_>>(),

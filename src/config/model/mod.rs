@@ -9,6 +9,7 @@ mod balancing;
 mod cache;
 mod conditions;
 mod pool;
+mod purge;
 mod route;
 mod tls;
 
@@ -27,6 +28,7 @@ pub use balancing::*;
 pub use cache::*;
 pub use conditions::*;
 pub use pool::*;
+pub use purge::*;
 pub use route::*;
 pub use tls::*;
 
@@ -43,6 +45,7 @@ pub struct Config {
     pub admin: Option<Admin>,
     pub log: Log,
     pub cache: Cache,
+    pub purge: Purge,
     /// In the order of their names.
     pub listeners: Vec<Listener>,
     /// In the order of their names.

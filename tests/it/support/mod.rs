@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod cloudflare;
 pub mod dns;
 pub mod folder;
 pub mod h2;

@@ -1,0 +1,219 @@
+//! Purging the caches in front of us, after our own.
+//!
+//! The order matters: while ours still has the old response, a front that was cleared takes it from
+//! us again. And a response that began before our purge may still be on its way to a front; so a
+//! front is cleared at once, and again when the last of them has ended.
+//!
+//! ```text
+//! operation            what is purged, in the terms of all fronts
+//! receipt              what became of each purge, for whoever asked for it
+//! bucket, cloudflare   the limits of an API, its calls and its answers
+//! jobs                 which operations share the next call, and what its outcome means; pure
+//! worker               waits, calls, and tells jobs and receipts
+//! ```
+//!
+//! A call goes out at most as often as the plan allows, is tried again until a purge is too old,
+//! and uses the configuration of the moment: a new token is used at once.
+//!
+//! Deliberately absent: our own cache (`cache`), and a memory of purges beyond the process. What
+//! waits when a process stops is finished then; what cannot be is in the log.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::config::model::{Config, FrontPurgeMode};
+use crate::metrics::Exposition;
+use crate::under_way::{Earlier, UnderWay};
+
+mod bucket;
+mod cloudflare;
+mod jobs;
+mod operation;
+mod receipt;
+mod stats;
+mod worker;
+
+pub use operation::Operation;
+pub use worker::run;
+
+use receipt::{Receipts, Status};
+use stats::Stats;
+
+/// Purges that a front may be behind.
+const PURGES_MAX: usize = 1024;
+/// Operations that a front may be behind, over all purges.
+const OPERATIONS_MAX: usize = 100_000;
+
+/// The purges of fronts: where they are asked for and where it is said what became of them.
+#[derive(Debug)]
+pub struct Purges {
+    sender: mpsc::Sender<Order>,
+    /// Of the worker, until it begins.
+    receiver: Mutex<Option<mpsc::Receiver<Order>>>,
+    receipts: Mutex<Receipts>,
+    waiting: watch::Sender<Waiting>,
+    stats: Stats,
+    next: AtomicU64,
+    /// Tells the ids of one process from those of another.
+    started: u64,
+}
+
+/// What is neither done nor given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Waiting {
+    purges: usize,
+    operations: usize,
+}
+
+/// One purge on its way to the worker.
+#[derive(Debug)]
+struct Order {
+    id: u64,
+    operations: Vec<Operation>,
+    is_soft: bool,
+    /// The responses that may bring the old back.
+    earlier: Earlier,
+    began: Instant,
+}
+
+/// A place among the purges that wait, taken before our own cache is purged. Without a submission
+/// it is free again.
+#[derive(Debug)]
+pub struct Place<'a> {
+    purges: &'a Purges,
+    operations: Vec<Operation>,
+    is_soft: bool,
+    is_submitted: bool,
+}
+
+/// A front is too far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind;
+
+impl Default for Purges {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel(PURGES_MAX);
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            sender,
+            receiver: Mutex::new(Some(receiver)),
+            receipts: Mutex::default(),
+            waiting: watch::Sender::default(),
+            stats: Stats::default(),
+            next: AtomicU64::new(1),
+            started: since_epoch.map_or(0, |since| since.as_millis() as u64),
+        }
+    }
+}
+
+impl Purges {
+    /// Takes a place for a purge, where a front is configured.
+    ///
+    /// # Errors
+    /// The front is behind by as many purges or operations as may wait.
+    pub fn place(
+        &self,
+        config: &Config,
+        operations: Vec<Operation>,
+        is_soft: bool,
+    ) -> Result<Option<Place<'_>>, Behind> {
+        if config.purge.cloudflare.is_none() || operations.is_empty() {
+            return Ok(None);
+        }
+        let count = operations.len();
+        let is_taken = self.waiting.send_if_modified(|waiting| {
+            let fits = waiting.purges < PURGES_MAX
+                && (waiting.operations + count <= OPERATIONS_MAX || waiting.purges == 0);
+            if fits {
+                waiting.purges += 1;
+                waiting.operations += count;
+            }
+            fits
+        });
+        if !is_taken {
+            self.stats.refused.increment();
+            return Err(Behind);
+        }
+        Ok(Some(Place { purges: self, operations, is_soft, is_submitted: false }))
+    }
+
+    /// What became of the purge with this id.
+    pub fn receipt(&self, id: &str) -> Option<Value> {
+        let (started, number) = id.split_once('-')?;
+        if u64::from_str_radix(started, 16).ok()? != self.started {
+            return None;
+        }
+        let number = number.parse().ok()?;
+        self.receipts().get(number).map(|receipt| receipt.describe(id))
+    }
+
+    pub fn collect(&self, config: &Config, out: &mut Exposition) {
+        if config.purge.cloudflare.is_some() {
+            let waiting = *self.waiting.borrow();
+            self.stats.collect(waiting.purges, out);
+        }
+    }
+
+    /// Waits until nothing waits any more, for at most `patience`; how many purges still do.
+    pub async fn finished(&self, patience: Duration) -> usize {
+        let mut waiting = self.waiting.subscribe();
+        let is_done = timeout(patience, waiting.wait_for(|waiting| waiting.purges == 0)).await;
+        if is_done.is_ok() { 0 } else { self.waiting.borrow().purges }
+    }
+
+    fn receipts(&self) -> std::sync::MutexGuard<'_, Receipts> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self, id: u64) -> String {
+        format!("{:x}-{id}", self.started)
+    }
+
+    fn free(&self, operations: usize) {
+        self.waiting.send_modify(|waiting| {
+            waiting.purges = waiting.purges.saturating_sub(1);
+            waiting.operations = waiting.operations.saturating_sub(operations);
+        });
+    }
+}
+
+impl Place<'_> {
+    /// Hands the purge over once our own cache is purged; its id.
+    pub fn submit(mut self, under_way: &UnderWay) -> String {
+        let purges = self.purges;
+        let id = purges.next.fetch_add(1, Ordering::Relaxed);
+        let operations = std::mem::take(&mut self.operations);
+        let count = operations.len();
+        purges.receipts().begin(id, Status::new(count, self.is_soft));
+        let (is_soft, began) = (self.is_soft, Instant::now());
+        let order = Order { id, operations, is_soft, earlier: under_way.turn(), began };
+        self.is_submitted = true;
+        if purges.sender.try_send(order).is_err() {
+            // The channel is as long as there are places, so only the worker's end can be the cause.
+            purges.receipts().update(id, |status| status.fail("the process is stopping"));
+            purges.free(count);
+        }
+        purges.shown(id)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_submitted {
+            self.purges.free(self.operations.len());
+        }
+    }
+}
+
+/// What an order means for a front that is configured so.
+fn mode(is_soft: bool, configured: FrontPurgeMode) -> FrontPurgeMode {
+    if is_soft { FrontPurgeMode::Invalidate } else { configured }
+}
+
+/// A handle for those who ask and the one who works.
+pub type Shared = Arc<Purges>;
