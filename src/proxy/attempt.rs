@@ -14,11 +14,12 @@ use super::local::Local;
 use super::retry::Failure;
 use crate::balance::{Endpoint, Lease};
 use crate::body::Body;
+use crate::config::model::Protocol;
 use crate::error::{Error, Kind, Origin};
 use crate::snapshot::Balanced;
 use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
-    Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent,
+    Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent, Wire,
 };
 
 /// How long the head of an answer is held back for the first part of its body.
@@ -55,6 +56,10 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    pub(super) fn new(error: Error, failure: Failure) -> Self {
+        Self { error, failure, was_resting: false, answer: None }
+    }
+
     pub(super) fn into_result(self) -> Result<Answered, Error> {
         self.answer.map_or(Err(self.error), |answered| Ok(*answered))
     }
@@ -68,6 +73,9 @@ impl Sending<'_> {
         may_rest: bool,
         now: Instant,
     ) -> Result<Answered, Failed> {
+        if self.balanced.protocol == Protocol::H2 {
+            return Box::pin(self.attempt_h2(lease, now)).await;
+        }
         let (connection, started) = self.connection(&mut lease, may_rest, now).await?;
         let was_resting = connection.is_reused();
         let mut timer = self.timers.take();
@@ -95,7 +103,7 @@ impl Sending<'_> {
     }
 
     /// What is left of the whole time, where the endpoint is told.
-    fn time_left(&self, now: Instant) -> Option<u64> {
+    pub(super) fn time_left(&self, now: Instant) -> Option<u64> {
         let total = self.deadlines.total.filter(|_| self.announces)?;
         u64::try_from(total.saturating_duration_since(now).as_millis()).ok()
     }
@@ -128,19 +136,22 @@ impl Sending<'_> {
                 lease.trial_ended();
                 Ok((connection, connected))
             }
-            Err(error) => {
-                let failure = match error.kind() {
-                    Kind::Connect | Kind::ConnectTimeout => {
-                        let why = || self.balanced.dialer.why_unconnected(&error);
-                        pool.connect_failed(&endpoint, why, connected.into_std());
-                        lease.trial_ended();
-                        Failure::Connect
-                    }
-                    kind => Failure::Final(kind),
-                };
-                Err(Failed { error, failure, was_resting: false, answer: None })
-            }
+            Err(error) => Err(self.unconnected(error, lease, connected)),
         }
+    }
+
+    /// There is no connection for the request.
+    pub(super) fn unconnected(&self, error: Error, lease: &mut Lease, now: Instant) -> Failed {
+        let failure = match error.kind() {
+            Kind::Connect | Kind::ConnectTimeout => {
+                let why = || self.balanced.dialer.why_unconnected(&error);
+                self.balanced.pool.connect_failed(lease.endpoint(), why, now.into_std());
+                lease.trial_ended();
+                Failure::Connect
+            }
+            kind => Failure::Final(kind),
+        };
+        Failed { error, failure, was_resting: false, answer: None }
     }
 
     /// Takes a response head for an answer, or for a reason to try again.
@@ -180,7 +191,8 @@ impl Sending<'_> {
                 None => {
                     let endpoint = lease.endpoint().clone();
                     let (home, deadlines) = (self.local.connections.clone(), self.deadlines);
-                    let body = ResponseBody::new(connection, home, keep, lease, deadlines, timer);
+                    let wire = Wire::H1 { connection, home, keep };
+                    let body = ResponseBody::new(wire, lease, deadlines, timer);
                     // Boxed: most answers have come whole, and every waiting request carries this.
                     match Box::pin(begun(body)).await {
                         Ok(body) => {
@@ -207,7 +219,11 @@ impl Sending<'_> {
     }
 
     /// Some statuses are failures.
-    fn judged(&self, answered: Answered, status: StatusCode) -> Result<Answered, Failed> {
+    pub(super) fn judged(
+        &self,
+        answered: Answered,
+        status: StatusCode,
+    ) -> Result<Answered, Failed> {
         let retries = self.balanced.pool.retry.as_ref();
         if retries.is_some_and(|retry| retry.on_statuses.contains(status)) {
             return Err(Failed {
@@ -258,14 +274,14 @@ impl Sending<'_> {
 }
 
 /// A body that is on its way. Fails if it breaks off at once.
-async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
+pub(super) async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
     // One of unknown length may be a stream of events, whose head must not wait for one.
     let is_counted = http_body::Body::size_hint(&body).exact().is_some();
     body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
     Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
 }
 
-fn unsent(error: SendError, was_resting: bool) -> Failed {
+pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {
     let failure = match error.kind {
         _ if error.is_unwritten => Failure::Unwritten,
         Kind::Reset => Failure::Reset,

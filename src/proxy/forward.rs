@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Sending;
+use super::grpc;
 use super::local::Local;
 use super::mirror;
 use super::retry;
@@ -136,7 +137,7 @@ pub(super) fn deadlines(
     let asked = asked.flatten().map(after);
     Deadlines {
         first_byte: timeouts.first_byte,
-        idle: timeouts.idle,
+        idle: if grpc::is_call(&outgoing.headers) { timeouts.tunnel } else { timeouts.idle },
         total: [deadline, total, asked].into_iter().flatten().min(),
     }
 }

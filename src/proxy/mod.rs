@@ -8,6 +8,7 @@
 pub mod access_log;
 mod affinity;
 mod attempt;
+mod attempt_h2;
 mod cached;
 mod caching;
 pub mod client;
@@ -21,6 +22,7 @@ mod fetch;
 mod fetch_task;
 mod forward;
 mod forwarded;
+mod grpc;
 mod headers;
 mod hedge;
 mod hex;

@@ -5,6 +5,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::grpc;
 use crate::body::Body;
 use crate::error::Kind;
 use crate::range::Span;
@@ -60,6 +61,9 @@ pub(super) fn error(
     pages: Option<&ErrorPages>,
 ) -> Response<Body> {
     let status = status_of(kind);
+    if grpc::is_call(request) {
+        return grpc::error(status, explanation(kind));
+    }
     let mut response = page(status, explanation(kind), request, request_id, pages);
     let headers = response.headers_mut();
     if status == StatusCode::SERVICE_UNAVAILABLE {

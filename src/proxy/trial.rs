@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::attempt::Sending;
 use crate::balance::Lease;
+use crate::config::model::Protocol;
 use crate::error::Kind;
 use crate::upstream::Keep;
 
@@ -13,6 +14,7 @@ use crate::upstream::Keep;
 pub(super) fn begin(sending: &Sending<'_>, mut trial: Lease) {
     let (local, balanced) = (sending.local.clone(), sending.balanced);
     let (pool, dialer) = (balanced.pool.clone(), balanced.dialer.clone());
+    let protocol = balanced.protocol;
     let endpoint = trial.endpoint().clone();
     let name = balanced.server_name(&endpoint);
     let keep = Keep {
@@ -28,7 +30,9 @@ pub(super) fn begin(sending: &Sending<'_>, mut trial: Lease) {
             Ok(connection) => {
                 pool.connect_succeeded(&endpoint, now - begun, now.into_std());
                 trial.trial_ended();
-                local.connections.give_back(connection, keep, now);
+                if protocol == Protocol::H1 {
+                    local.connections.give_back(connection, keep, now);
+                }
             }
             Err(error) => {
                 if matches!(error.kind(), Kind::Connect | Kind::ConnectTimeout) {

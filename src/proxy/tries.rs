@@ -13,6 +13,7 @@ use super::hedge::{self, Raced};
 use super::retry::{self, Attempt, Verdict};
 use super::trial;
 use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
+use crate::config::model::Protocol;
 use crate::error::{Error, Kind};
 
 /// The longest wait before the first further try of a request, and before any: it doubles in
@@ -54,8 +55,9 @@ impl<'a> Tries<'a> {
     pub(super) async fn run(mut self) -> Result<Answer, Error> {
         let pool = &self.sending.balanced.pool;
         let upload = self.sending.outgoing.upload.as_ref();
-        if self.sending.is_idempotent
-            && pool.retry.is_some()
+        // On a shared connection an endpoint may refuse what was sent, unprocessed.
+        let is_shared = self.sending.balanced.protocol == Protocol::H2;
+        if (is_shared || (self.sending.is_idempotent && pool.retry.is_some()))
             && let Some(upload) = upload
         {
             upload.keep();

@@ -88,7 +88,8 @@ fn common_name(source: &PoolSource) -> Option<&str> {
 /// make other connections, and so does another name to verify.
 fn are_reached_alike(a: &model::Pool, b: &model::Pool) -> bool {
     let names_count = a.tls.as_ref().is_some_and(|tls| tls.sni.is_none());
-    let are_alike = a.tls == b.tls && a.proxy_protocol == b.proxy_protocol;
+    let are_alike =
+        a.tls == b.tls && a.proxy_protocol == b.proxy_protocol && a.protocol == b.protocol;
     are_alike && (!names_count || common_name(&a.source) == common_name(&b.source))
 }
 

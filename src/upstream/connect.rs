@@ -56,11 +56,23 @@ impl Dialer {
         client: Option<&Proxied>,
         reclaim: &Reclaim,
     ) -> Result<Box<Connection>, Error> {
+        let (io, open, _) = self.dial_stream(endpoint, server_name, client, reclaim).await?;
+        Ok(Connection::new(io, endpoint.clone(), open))
+    }
+
+    /// The stream of such a connection, and by when it must be of use.
+    pub(super) async fn dial_stream(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        server_name: Option<&ServerName<'static>>,
+        client: Option<&Proxied>,
+        reclaim: &Reclaim,
+    ) -> Result<(UpstreamIo, OpenConnection, Instant), Error> {
         let open = self.slot(endpoint, reclaim).await?;
         let deadline = Instant::now() + self.connect_timeout;
         let tls = self.tls.as_ref().zip(server_name);
         let io = self.open(endpoint, None, tls, client, deadline).await?;
-        Ok(Connection::new(io, endpoint.clone(), open))
+        Ok((io, open, deadline))
     }
 
     /// Opens a stream to `endpoint`, or to another `port` of it, TLS included, before `deadline`; for

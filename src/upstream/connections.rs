@@ -1,4 +1,4 @@
-//! The idle connections of one worker.
+//! The connections of one worker: HTTP/1.1 at rest, and all of HTTP/2.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,12 +10,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use super::h2::{Opening, Place, Sessions};
 use crate::balance::{Endpoint, IdleConnection};
+use crate::error::Error;
 
 /// Connections at rest, by the id of their endpoint.
 #[derive(Debug, Default)]
 pub struct Connections {
     idle: RefCell<HashMap<u64, Vec<Idle>, foldhash::fast::RandomState>>,
+    h2: Sessions,
 }
 
 /// On which terms a connection is kept after a response.
@@ -72,10 +75,29 @@ impl Connections {
         self.idle.borrow_mut().entry(id).or_default().push(idle);
     }
 
+    /// A place on an open HTTP/2 connection to `endpoint`.
+    pub fn take_place(&self, endpoint: &Endpoint, keep: Keep, now: Instant) -> Option<Place> {
+        self.h2.take(endpoint, keep, now)
+    }
+
+    /// A place on an HTTP/2 connection that is opened for it, and whether it was: another request
+    /// may have opened one meanwhile.
+    ///
+    /// # Errors
+    /// There is no connection; the same for all that waited for it.
+    pub async fn open_place(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        opening: Opening<'_>,
+    ) -> Result<(Place, bool), Error> {
+        self.h2.open(endpoint, opening).await
+    }
+
     /// Closes what has rested long enough or was closed by its endpoint, and everything of
     /// endpoints for which `is_known` says no.
     pub fn sweep(&self, is_known: impl Fn(u64) -> bool) {
         let now = Instant::now();
+        self.h2.sweep(&is_known);
         self.idle.borrow_mut().retain(|id, list| {
             if is_known(*id) {
                 list.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
@@ -89,6 +111,7 @@ impl Connections {
     /// Closes the connection to an endpoint that has rested longest, if another worker has not
     /// done it by now.
     pub fn reclaim(&self, claim: Claim) {
+        self.h2.reclaim(claim);
         if let Some(list) = self.idle.borrow_mut().get_mut(&claim.endpoint_id)
             && let Some(oldest) = list.first()
             && oldest.connection.endpoint().must_give_way(claim.connections_max)
@@ -100,10 +123,11 @@ impl Connections {
     /// Closes everything that rests.
     pub fn close_all(&self) {
         self.idle.borrow_mut().clear();
+        self.h2.close_all();
     }
 
     pub fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty()
+        self.idle.borrow().is_empty() && self.h2.is_empty()
     }
 }
 
@@ -115,8 +139,8 @@ pub struct Reclaim(Arc<[mpsc::Sender<Claim>]>);
 /// A connection is wanted to an endpoint that has so many.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
-    endpoint_id: u64,
-    connections_max: usize,
+    pub(super) endpoint_id: u64,
+    pub(super) connections_max: usize,
 }
 
 impl Reclaim {

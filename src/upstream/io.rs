@@ -28,6 +28,15 @@ impl UpstreamIo {
         Self(stream)
     }
 
+    /// What was agreed on by ALPN, if this is TLS.
+    pub(super) fn agreed(&self) -> Option<Option<&[u8]>> {
+        match &self.0 {
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+            Stream::TcpTls(stream) => Some(stream.get_ref().1.alpn_protocol()),
+            Stream::UnixTls(stream) => Some(stream.get_ref().1.alpn_protocol()),
+        }
+    }
+
     /// Whether the peer has sent nothing and not closed, by asking the kernel now: the readiness
     /// that the runtime knows of may be older than a FIN that has arrived.
     pub fn is_quiet(&self) -> bool {

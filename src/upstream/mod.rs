@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 mod connections;
 mod h1;
+mod h2;
 mod io;
 mod proxied;
 mod response_body;
@@ -22,9 +23,10 @@ pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
+pub use h2::{Answered, Exchange, ExchangeHead, Opening, Place};
 pub use io::UpstreamIo;
 pub use proxied::Proxied;
-pub use response_body::ResponseBody;
+pub use response_body::{ResponseBody, Wire};
 pub use trouble::{shown, why_io_failed, why_unconnected};
 pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 

@@ -1,7 +1,7 @@
 //! The body of an endpoint's answer.
 //!
 //! It owns the connection that feeds it, and gives it back to the worker when the last byte has
-//! come; dropped before that, it closes it. The request's lease on the endpoint ends with it.
+//! come; dropped before that, it closes it, or its stream of one that is shared. The request's lease on the endpoint ends with it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::Deadlines;
 use super::connection::{BodyPart, Connection};
 use super::connections::{Connections, Keep};
+use super::h2::Exchange;
 use crate::balance::Lease;
 use crate::error::{Error, Kind};
 use crate::timer::SlotTimer;
@@ -34,24 +35,54 @@ pub struct ResponseBody {
 
 #[derive(Debug)]
 struct Source {
-    connection: Box<Connection>,
-    home: Rc<Connections>,
-    keep: Keep,
+    wire: Wire,
     /// Dropped when the answer has ended or been given up.
     _lease: Lease,
 }
 
+/// Where a body comes from.
+#[derive(Debug)]
+pub enum Wire {
+    /// A connection of its own, and where it rests behind the body.
+    H1 { connection: Box<Connection>, home: Rc<Connections>, keep: Keep },
+    /// A stream of a connection that others share.
+    H2(Box<Exchange>),
+}
+
+impl Wire {
+    fn came(&self) -> Instant {
+        match self {
+            Self::H1 { connection, .. } => connection.came(),
+            Self::H2(exchange) => exchange.came(),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::H1 { connection, .. } => connection.body().is_at_end(),
+            Self::H2(exchange) => exchange.is_at_end(),
+        }
+    }
+
+    fn bytes_left(&self) -> Option<u64> {
+        match self {
+            Self::H1 { connection, .. } => connection.body().bytes_left(),
+            Self::H2(exchange) => exchange.bytes_left(),
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, Error>>> {
+        match self {
+            Self::H1 { connection, .. } => connection.poll_body(cx),
+            Self::H2(exchange) => exchange.poll_body(cx),
+        }
+    }
+}
+
 impl ResponseBody {
-    pub fn new(
-        connection: Box<Connection>,
-        home: Rc<Connections>,
-        keep: Keep,
-        lease: Lease,
-        deadlines: Deadlines,
-        timer: SlotTimer,
-    ) -> Self {
-        let progress = connection.came();
-        let source = Some(Source { connection, home, keep, _lease: lease });
+    pub fn new(wire: Wire, lease: Lease, deadlines: Deadlines, timer: SlotTimer) -> Self {
+        let progress = wire.came();
+        let source = Some(Source { wire, _lease: lease });
         Self { source, deadlines, timer, progress, first: None }
     }
 
@@ -86,13 +117,14 @@ impl ResponseBody {
     }
 
     fn give_back_at_end(&mut self) {
-        if self.source.as_ref().is_some_and(|source| source.connection.body().is_at_end()) {
+        if self.source.as_ref().is_some_and(|source| source.wire.is_at_end()) {
             self.give_back();
         }
     }
 
     fn give_back(&mut self) {
-        if let Some(Source { connection, home, keep, .. }) = self.source.take() {
+        let wire = self.source.take().map(|source| source.wire);
+        if let Some(Wire::H1 { connection, home, keep }) = wire {
             home.give_back(connection, keep, self.progress);
         }
     }
@@ -112,7 +144,7 @@ impl ResponseBody {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self;
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
-        match source.connection.poll_body(cx) {
+        match source.wire.poll_body(cx) {
             Poll::Ready(Some(Ok(part))) => {
                 this.progress = Instant::now();
                 this.give_back_at_end();
@@ -161,7 +193,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
         let left = match &self.source {
-            Some(source) => source.connection.body().bytes_left(),
+            Some(source) => source.wire.bytes_left(),
             None => Some(0),
         };
         left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + first))

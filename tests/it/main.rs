@@ -51,4 +51,5 @@ mod tls;
 mod tls_clients;
 mod upgrades;
 mod upstream;
+mod upstream_h2;
 mod validation;

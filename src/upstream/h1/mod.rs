@@ -19,6 +19,7 @@ pub(super) use body::{BodyReader, Part};
 pub(super) use head::HeadReader;
 pub use head::ResponseHead;
 pub use request::RequestHead;
+pub(super) use request::TIMEOUT_NAME;
 pub(super) use request::{RequestWriter, WriteError};
 
 /// What is not HTTP/1.1, or breaks its rules; the text names the rule.

@@ -15,7 +15,7 @@ use crate::upstream::io::UpstreamIo;
 use crate::upstream::upload::{Upload, UploadReader};
 
 /// Says how long the endpoint has, in milliseconds.
-const TIMEOUT_NAME: &str = "x-request-timeout-ms";
+pub(in crate::upstream) const TIMEOUT_NAME: &str = "x-request-timeout-ms";
 /// Room that a connection keeps for its next head, in bytes.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 

@@ -10,6 +10,7 @@ pub mod cloudflare;
 pub mod dns;
 pub mod folder;
 pub mod h2;
+pub mod h2_origin;
 pub mod message;
 pub mod origin;
 pub mod proxy;

@@ -1,0 +1,125 @@
+//! One try of a request on an endpoint that speaks HTTP/2: a place on a connection that others
+//! share, and the exchange on it.
+
+use std::time::Duration;
+
+use http::{Response, Version};
+use tokio::time::Instant;
+
+use super::attempt::{Answered, Failed, Sending, begun, unsent};
+use super::forward::{Answer, within};
+use super::headers;
+use super::retry::Failure;
+use crate::balance::Lease;
+use crate::body::Body;
+use crate::error::{Error, Kind, Origin};
+use crate::timer::SlotTimer;
+use crate::upstream::{
+    Answered as Head, Exchange, ExchangeHead, Keep, Opening, Place, RequestHead, ResponseBody, Wire,
+};
+
+impl Sending<'_> {
+    /// One try on the leased endpoint. No upgrade is asked for: HTTP/2 has none.
+    pub(super) async fn attempt_h2(
+        &self,
+        mut lease: Lease,
+        now: Instant,
+    ) -> Result<Answered, Failed> {
+        let (place, started) = self.place(&mut lease, now).await?;
+        let was_resting = place.is_reused();
+        let mut timer = self.timers.take();
+        let outgoing = self.outgoing;
+        let head = ExchangeHead {
+            request: RequestHead {
+                method: &outgoing.method,
+                uri: &outgoing.uri,
+                headers: &outgoing.headers,
+                upgrade: None,
+                timeout_millis: self.time_left(started),
+            },
+            is_secure: self.balanced.dialer.tls.is_some(),
+        };
+        let upload = outgoing.upload.as_ref();
+        match Exchange::send(place, head, upload, &self.deadlines, started, &mut timer).await {
+            Ok(head) => self.answered_h2(head, lease, started, timer).await,
+            Err(error) => {
+                let now = Instant::now();
+                if error.kind.origin() == Origin::Upstream && !error.is_unwritten {
+                    let pool = &self.balanced.pool;
+                    pool.failed(lease.endpoint(), now - started, now.into_std());
+                }
+                // What was not processed says nothing about the endpoint.
+                let is_free = was_resting || error.is_unwritten;
+                Err(unsent(error, is_free))
+            }
+        }
+    }
+
+    /// A place on an open connection, or a new one, and when it was there.
+    async fn place(&self, lease: &mut Lease, now: Instant) -> Result<(Place, Instant), Failed> {
+        let endpoint = lease.endpoint().clone();
+        let limits = &self.balanced.pool.limits;
+        let keep = Keep {
+            idle_max: limits.idle_max,
+            idle_for: if self.balanced.dialer.may_rest() { self.keepalive } else { Duration::ZERO },
+            open_max: limits.connections_max,
+        };
+        let sessions = &self.local.connections;
+        if let Some(place) = sessions.take_place(&endpoint, keep, now) {
+            return Ok((place, now));
+        }
+        let name = self.balanced.server_name(&endpoint);
+        let opening = Opening {
+            dialer: &self.balanced.dialer,
+            server_name: name.as_ref(),
+            reclaim: &self.local.reclaim,
+            tasks: &self.local.aside,
+            keep,
+        };
+        let opened = within(self.deadlines.total, sessions.open_place(&endpoint, opening)).await;
+        let connected = Instant::now();
+        match opened.and_then(|opened| opened) {
+            Ok((place, is_new)) => {
+                if is_new {
+                    let pool = &self.balanced.pool;
+                    pool.connect_succeeded(&endpoint, connected - now, connected.into_std());
+                }
+                lease.trial_ended();
+                Ok((place, connected))
+            }
+            Err(error) => Err(self.unconnected(error, lease, connected)),
+        }
+    }
+
+    /// Takes a response head for an answer, or for a reason to try again.
+    async fn answered_h2(
+        &self,
+        head: Head,
+        lease: Lease,
+        started: Instant,
+        timer: SlotTimer,
+    ) -> Result<Answered, Failed> {
+        let Head { status, headers, exchange } = head;
+        let came = exchange.came();
+        let (took, now) = (came - started, came.into_std());
+        let pool = &self.balanced.pool;
+        let endpoint = lease.endpoint().clone();
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        let snapshot = self.local.snapshot();
+        headers::append_via(response.headers_mut(), snapshot.via.hop(Version::HTTP_2));
+        if !exchange.is_at_end() {
+            let body = ResponseBody::new(Wire::H2(exchange), lease, self.deadlines, timer);
+            *response.body_mut() = match begun(body).await {
+                Ok(body) => body,
+                Err(error) => {
+                    pool.failed(&endpoint, took, now);
+                    return Err(Failed::new(Error::caused(Kind::Reset, error), Failure::Reset));
+                }
+            };
+        }
+        pool.responded(&endpoint, status, took, now);
+        self.judged(Answered { answer: Answer::Response(response), took }, status)
+    }
+}

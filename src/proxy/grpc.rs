@@ -1,0 +1,76 @@
+//! What calls of gRPC have of their own: how long they may be silent, and how they are told of errors.
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::body::Body;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const MEDIA_TYPE: &[u8] = b"application/grpc";
+
+/// Whether a request is a call: `application/grpc`, or with a format behind it.
+pub(super) fn is_call(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    value.as_bytes().split_at_checked(MEDIA_TYPE.len()).is_some_and(|(name, rest)| {
+        name.eq_ignore_ascii_case(MEDIA_TYPE)
+            && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    })
+}
+
+/// An error as a client of gRPC reads it: 200, and the status in the only head.
+pub(super) fn error(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code_of(status)));
+    // The texts are plain ASCII, which needs no encoding but for `%`.
+    if let Ok(text) = HeaderValue::try_from(text.replace('%', "%25")) {
+        headers.insert(GRPC_MESSAGE, text);
+    }
+    response
+}
+
+/// As gRPC maps statuses of HTTP, but that a deadline is one.
+fn code_of(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 => 14,
+        504 => 4,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(value: &'static str) -> HeaderMap {
+        [(CONTENT_TYPE, HeaderValue::from_static(value))].into_iter().collect()
+    }
+
+    #[test]
+    fn calls_are_known_by_their_media_type() {
+        for value in ["application/grpc", "application/grpc+proto", "Application/gRPC; a=b"] {
+            assert!(is_call(&typed(value)), "{value}");
+        }
+        for value in ["application/grpc-web", "application/grpcx", "text/plain", ""] {
+            assert!(!is_call(&typed(value)), "{value}");
+        }
+        assert!(!is_call(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn errors_are_trailers_only() {
+        for (status, code) in [(502, "14"), (503, "14"), (504, "4"), (404, "12"), (413, "2")] {
+            let response = error(StatusCode::from_u16(status).unwrap(), "It is 5 % off.");
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()[GRPC_STATUS], code);
+            assert_eq!(response.headers()[GRPC_MESSAGE], "It is 5 %25 off.");
+            assert!(matches!(response.body(), Body::Empty));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! HTTP/2 to endpoints: connections that the requests of one worker share.
+//!
+//! A [`Session`](session::Session) is one connection, with a task of its own that drives it; an
+//! [`Exchange`] is one request on it, driven by whoever waits for its answer.
+
+mod exchange;
+mod session;
+mod sessions;
+
+pub use exchange::{Answered, Exchange, ExchangeHead};
+pub use session::Place;
+pub use sessions::Opening;
+pub(super) use sessions::Sessions;

@@ -1,0 +1,118 @@
+//! An origin that speaks HTTP/2, stream by stream.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response};
+use tokio::net::TcpListener;
+
+/// A call: its request, and where its answer goes.
+pub struct Call {
+    pub request: Request<RecvStream>,
+    pub respond: SendResponse<Bytes>,
+    /// Which connection it came on, counted from 0.
+    pub connection: usize,
+    /// Which call of its connection it is, counted from 0.
+    pub number: usize,
+}
+
+/// What becomes of a connection behind a call.
+pub enum Then {
+    Continue,
+    /// GOAWAY, once what is under way has ended.
+    GoAway,
+    /// The connection is broken off.
+    Break,
+}
+
+pub struct H2Origin {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl fmt::Display for H2Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl H2Origin {
+    /// Answers calls by `script`, which may go on in a task of its own.
+    pub fn scripted(
+        streams_max: u32,
+        script: impl Fn(Call) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (count, script) = (connections.clone(), Arc::new(script));
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (connection, script) = (count.fetch_add(1, Ordering::SeqCst), script.clone());
+                tokio::spawn(async move {
+                    let mut builder = Builder::new();
+                    let builder = builder.max_concurrent_streams(streams_max);
+                    let Ok(mut session) = builder.handshake(stream).await else { return };
+                    let mut number = 0;
+                    while let Some(Ok((request, respond))) = session.accept().await {
+                        match script(Call { request, respond, connection, number }) {
+                            Then::Continue => {}
+                            Then::GoAway => session.graceful_shutdown(),
+                            Then::Break => return,
+                        }
+                        number += 1;
+                    }
+                });
+            }
+        });
+        Self { address, connections, _runtime: runtime }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Call {
+    pub fn path(&self) -> String {
+        self.request.uri().path().to_owned()
+    }
+
+    pub fn answer(mut self, body: impl Into<Bytes>) -> Then {
+        let mut stream = self.respond.send_response(Response::new(()), false).unwrap();
+        stream.send_data(body.into(), true).unwrap();
+        Then::Continue
+    }
+
+    pub fn refuse(mut self) -> Then {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
+        Then::Continue
+    }
+
+    /// Sends every part of the request back as it comes, and its trailers at the end.
+    pub fn echo(mut self) -> Then {
+        tokio::spawn(async move {
+            let mut answer = Response::new(());
+            let kind = self.request.headers().get("content-type").cloned();
+            answer.headers_mut().extend(kind.map(|kind| (http::header::CONTENT_TYPE, kind)));
+            let mut stream = self.respond.send_response(answer, false).unwrap();
+            let body = self.request.body_mut();
+            while let Some(Ok(data)) = body.data().await {
+                let _ = body.flow_control().release_capacity(data.len());
+                let _ = stream.send_data(data, false);
+            }
+            let trailers = body.trailers().await.ok().flatten().unwrap_or_else(HeaderMap::new);
+            let _ = stream.send_trailers(trailers);
+        });
+        Then::Continue
+    }
+}

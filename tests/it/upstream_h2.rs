@@ -1,0 +1,211 @@
+//! HTTP/2 between the proxy and endpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use http_body_util::BodyExt;
+
+use crate::support::h2::{self, Session, Upload, full};
+use crate::support::h2_origin::{Call, H2Origin, Then};
+use crate::support::{Origin, Proxy, Setup, eventually, ok};
+
+const PRIOR: &str = "protocols = [\"h1\", \"h2\"]";
+
+fn start(origin: &H2Origin, pool: &str) -> Proxy {
+    let pool = format!("protocol = \"h2\"\n{pool}");
+    Setup::empty()
+        .listener(PRIOR)
+        .process("workers = 1")
+        .pool(&[origin], &pool)
+        .route("cache = false")
+        .start()
+}
+
+fn echoing() -> H2Origin {
+    H2Origin::scripted(100, Call::echo)
+}
+
+#[test]
+fn requests_share_a_connection() {
+    let origin = H2Origin::scripted(100, |call| {
+        let host = call.request.uri().authority().unwrap().to_string();
+        let path = call.path();
+        call.answer(format!("{host}{path}"))
+    });
+    let proxy = start(&origin, "");
+    for number in 0..10 {
+        let answer = proxy.get(&format!("/{number}"), &[]);
+        assert_eq!(answer.status, 200);
+        assert!(String::from_utf8_lossy(&answer.body()).ends_with(&format!("/{number}")));
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn connections_grow_by_the_streams_that_the_endpoint_allows() {
+    let waiting = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let held = waiting.clone();
+    let origin = H2Origin::scripted(2, move |call| {
+        let mut held = held.lock().unwrap();
+        held.push(call);
+        if held.len() == 6 {
+            for call in held.drain(..) {
+                call.answer("x");
+            }
+        }
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut answers = Vec::new();
+        for _ in 0..6 {
+            session.sender.ready().await.unwrap();
+            answers.push(session.sender.send_request(h2::get("/")));
+        }
+        for answer in answers {
+            assert_eq!(full(answer.await.unwrap()).await.unwrap().body, "x");
+        }
+    });
+    assert_eq!(origin.connections(), 3);
+}
+
+#[test]
+fn a_refused_post_goes_again_unseen_and_without_budget() {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let count = refusals.clone();
+    let origin = H2Origin::scripted(100, move |call| {
+        if count.fetch_add(1, Ordering::SeqCst) < 3 { call.refuse() } else { call.echo() }
+    });
+    let proxy = start(&origin, "retry = false");
+    let answer = h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (sender, upload) = Upload::channel();
+        let answer = session.send(h2::request("POST", "/", upload));
+        let body = async {
+            sender.send(Frame::data(Bytes::from_static(b"once"))).await.unwrap();
+            drop(sender);
+        };
+        let (answer, ()) = tokio::join!(answer, body);
+        full(answer.unwrap()).await.unwrap()
+    });
+    assert_eq!((answer.head.status().as_u16(), &answer.body[..]), (200, &b"once"[..]));
+    assert_eq!(refusals.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn goaway_fails_no_request() {
+    let origin = H2Origin::scripted(100, |call| {
+        let is_last = call.number == 4;
+        call.answer("x");
+        if is_last { Then::GoAway } else { Then::Continue }
+    });
+    let proxy = start(&origin, "retry = false");
+    let mut client = proxy.connect();
+    for _ in 0..50 {
+        client.send(b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    assert!(origin.connections() >= 5);
+}
+
+#[test]
+fn both_directions_stream_at_once_with_trailers_at_the_end_of_each() {
+    let origin = echoing();
+    let proxy = start(&origin, "");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (sender, upload) = Upload::channel();
+        let mut request = h2::request("POST", "/", upload);
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        request.headers_mut().insert("te", "trailers".parse().unwrap());
+        let mut answer = session.send(request).await.unwrap().into_body();
+        for number in 0..200_u8 {
+            sender.send(Frame::data(vec![number; 200].into())).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < 200 {
+                got.extend(answer.frame().await.unwrap().unwrap().into_data().unwrap());
+            }
+            assert_eq!(got, [number; 200]);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        sender.send(Frame::trailers(trailers)).await.unwrap();
+        drop(sender);
+        let end = answer.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(end["grpc-status"], "0");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_cancels_its_stream_alone() {
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    let count = cancelled.clone();
+    let origin = H2Origin::scripted(100, move |mut call| {
+        if call.path() != "/held" {
+            return call.answer("x");
+        }
+        let count = count.clone();
+        tokio::spawn(async move {
+            std::future::poll_fn(|cx| call.respond.poll_reset(cx)).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        session.sender.ready().await.unwrap();
+        let held = session.sender.send_request(h2::get("/held"));
+        assert_eq!(session.get("/").await.body, "x");
+        drop(held);
+    });
+    eventually("the stream is cancelled", || (cancelled.load(Ordering::SeqCst) == 1).then_some(()));
+    assert_eq!(proxy.get("/", &[]).status, 200);
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_seen_to() {
+    let origin = H2Origin::scripted(100, |mut call| {
+        let mut stream = call.respond.send_response(http::Response::new(()), false).unwrap();
+        stream.send_data(Bytes::from_static(b"part"), false).unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stream.send_reset(::h2::Reason::INTERNAL_ERROR);
+        });
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let answer = session.send(h2::get("/")).await.unwrap();
+        assert!(full(answer).await.is_err());
+    });
+}
+
+#[test]
+fn an_endpoint_that_does_not_speak_h2_is_a_502_or_unavailable_to_grpc() {
+    let origin = Origin::answering(|_| ok("x"));
+    let proxy = Setup::empty()
+        .listener(PRIOR)
+        .pool(&[&origin], "protocol = \"h2\"\ntimeouts.connect = \"1s\"")
+        .route("cache = false")
+        .start();
+    assert_eq!(proxy.get("/", &[]).status, 502);
+    let reason = proxy.endpoint(&origin).to_string();
+    assert!(reason.contains("does not speak HTTP/2"), "{reason}");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut request = h2::request("POST", "/", Upload::empty());
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let answer = full(session.send(request).await.unwrap()).await.unwrap();
+        assert_eq!(answer.head.status(), 200);
+        assert_eq!(answer.head.headers()["grpc-status"], "14");
+        assert!(answer.head.headers().contains_key("grpc-message"));
+    });
+}
