@@ -158,9 +158,8 @@ impl State {
             return Err(fault(403, &[], 10_000, "Authentication error"));
         }
         let path = request.target().strip_prefix("/client/v4/zones/").unwrap_or_default();
-        let call = match path.split_once('/') {
-            Some((ZONE, call @ ("purge_cache" | "invalidate_cache"))) => call,
-            _ => return Err(fault(404, &[], 7003, "Could not route to the zone")),
+        let Some((ZONE, call @ ("purge_cache" | "invalidate_cache"))) = path.split_once('/') else {
+            return Err(fault(404, &[], 7003, "Could not route to the zone"));
         };
         let now = Instant::now();
         let gained = now.duration_since(self.at).as_secs_f64() * self.per_second;
