@@ -66,6 +66,11 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         protocol: protocol.unwrap_or(Protocol::H1),
         tls: tls.flatten(),
         proxy_protocol: table.read("proxy_protocol", |value| {
+            if protocol == Some(Protocol::H2) {
+                let refused = value.error("it is about one client, and requests share connections");
+                value.context.push(refused.help("leave it out, or write `protocol = \"h1\"`"));
+                return None;
+            }
             value.one_of(&[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)])
         }),
         balance: balancing::balance(table),
@@ -333,6 +338,8 @@ mod tests {
     fn only_what_exists_now_is_allowed() {
         assert!(said("protocol = \"h1\"").is_empty());
         assert!(said("protocol = \"h2\"").is_empty());
+        let shown = said("protocol = \"h2\"\nproxy_protocol = \"v2\"");
+        assert!(shown.contains("it is about one client"), "{shown}");
         let shown = said("protocol = \"h3\"");
         assert!(shown.contains("\"h3\" is not a value of this key"), "{shown}");
         assert!(said("timeouts.tunnel = \"2h\"").is_empty());

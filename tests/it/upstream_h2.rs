@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 
 use crate::support::h2::{self, Session, Upload, full};
 use crate::support::h2_origin::{Call, H2Origin, Then};
-use crate::support::{Origin, Proxy, Setup, eventually, ok};
+use crate::support::{Authority, Folder, Origin, Proxy, Setup, eventually, ok};
 
 const PRIOR: &str = "protocols = [\"h1\", \"h2\"]";
 
@@ -208,4 +208,110 @@ fn an_endpoint_that_does_not_speak_h2_is_a_502_or_unavailable_to_grpc() {
         assert_eq!(answer.head.headers()["grpc-status"], "14");
         assert!(answer.head.headers().contains_key("grpc-message"));
     });
+}
+
+#[test]
+fn a_connection_that_breaks_fails_a_post_and_not_a_get() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let origin = H2Origin::scripted(100, move |call| {
+        let is_first = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        if is_first { Then::Break } else { call.answer("x") }
+    });
+    let proxy = start(&origin, "");
+    assert_eq!(proxy.get("/", &[]).status, 200);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let answer = session.send(h2::request("POST", "/", Upload::empty())).await.unwrap();
+        assert_eq!(answer.status(), 502);
+    });
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn silence_is_bounded_by_the_timeouts_of_the_pool() {
+    let origin = H2Origin::scripted(100, |mut call| {
+        tokio::spawn(async move {
+            if call.path() == "/idle" {
+                let head = http::Response::new(());
+                let mut stream = call.respond.send_response(head, false).unwrap();
+                let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            } else {
+                let _ = std::future::poll_fn(|cx| call.respond.poll_reset(cx)).await;
+            }
+        });
+        Then::Continue
+    });
+    let proxy =
+        start(&origin, "timeouts = { first_byte = \"100ms\", idle = \"100ms\" }\nretry = false");
+    assert_eq!(proxy.get("/", &[]).status, 504);
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let answer = session.send(h2::get("/idle")).await.unwrap();
+        assert!(full(answer).await.is_err());
+        let mut call = h2::request("POST", "/", Upload::empty());
+        call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let answer = session.send(call).await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["grpc-status"]),
+            (200, &"4".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn with_tls_http_2_is_agreed_on_by_alpn() {
+    let authority = Authority::new();
+    let inner = |protocols: &str| {
+        let folder = Folder::new();
+        authority.write(&folder, "site", &["inner.test"]);
+        let tls = "tls.certificates = [{ cert = \"site.crt\", key = \"site.key\" }]";
+        Setup::empty()
+            .listener(&format!("{tls}\nprotocols = {protocols}"))
+            .text(
+                "[[route]]\nhosts = [\"site.test\"]\nrespond = { status = 200, body = \"inner\" }",
+            )
+            .start_in(folder)
+    };
+    let through = |inner: &Proxy| {
+        let folder = Folder::new();
+        folder.write("ca.pem", authority.pem());
+        let tls = "tls = { sni = \"inner.test\", ca = \"ca.pem\" }";
+        let proxy = Setup::of(&[&inner.address()])
+            .pool_lines(&format!("protocol = \"h2\"\nretry = false\n{tls}"))
+            .start_in(folder);
+        proxy.get("/over-tls", &[]).status
+    };
+    let both = inner("[\"h1\", \"h2\"]");
+    assert_eq!(through(&both), 200);
+    assert_eq!(both.access("/over-tls")["protocol"], "HTTP/2.0");
+    assert_eq!(through(&inner("[\"h1\"]")), 502);
+}
+
+#[test]
+fn reloads_keep_connections_and_removed_endpoints_lose_theirs_behind_the_last_answer() {
+    let (first, second) = (echoing(), echoing());
+    let setup = |origin: &H2Origin| {
+        Setup::empty()
+            .listener(PRIOR)
+            .process("workers = 1")
+            .pool(&[origin], "protocol = \"h2\"")
+            .route("cache = false")
+    };
+    let proxy = setup(&first).start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (sender, upload) = Upload::channel();
+        let mut answer = session.send(h2::request("POST", "/", upload)).await.unwrap().into_body();
+        let before = proxy.generation();
+        proxy.reload(&setup(&second));
+        assert!(proxy.generation() > before);
+        sender.send(Frame::data(Bytes::from_static(b"late"))).await.unwrap();
+        drop(sender);
+        let data = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data, "late");
+    });
+    assert_eq!(proxy.get("/", &[]).status, 200);
+    assert_eq!((first.connections(), second.connections()), (1, 1));
 }

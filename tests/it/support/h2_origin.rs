@@ -15,8 +15,6 @@ use tokio::net::TcpListener;
 pub struct Call {
     pub request: Request<RecvStream>,
     pub respond: SendResponse<Bytes>,
-    /// Which connection it came on, counted from 0.
-    pub connection: usize,
     /// Which call of its connection it is, counted from 0.
     pub number: usize,
 }
@@ -57,14 +55,15 @@ impl H2Origin {
         let (count, script) = (connections.clone(), Arc::new(script));
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (connection, script) = (count.fetch_add(1, Ordering::SeqCst), script.clone());
+                count.fetch_add(1, Ordering::SeqCst);
+                let script = script.clone();
                 tokio::spawn(async move {
                     let mut builder = Builder::new();
                     let builder = builder.max_concurrent_streams(streams_max);
                     let Ok(mut session) = builder.handshake(stream).await else { return };
                     let mut number = 0;
                     while let Some(Ok((request, respond))) = session.accept().await {
-                        match script(Call { request, respond, connection, number }) {
+                        match script(Call { request, respond, number }) {
                             Then::Continue => {}
                             Then::GoAway => session.graceful_shutdown(),
                             Then::Break => return,
