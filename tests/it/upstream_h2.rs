@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
 
 use crate::support::h2::{self, Session, Upload, full};
 use crate::support::h2_origin::{Call, H2Origin, Then};
@@ -40,15 +41,14 @@ fn requests_share_a_connection() {
     for number in 0..10 {
         let answer = proxy.get(&format!("/{number}"), &[]);
         assert_eq!(answer.status, 200);
-        assert!(String::from_utf8_lossy(&answer.body()).ends_with(&format!("/{number}")));
+        assert!(String::from_utf8_lossy(answer.body()).ends_with(&format!("/{number}")));
     }
     assert_eq!(origin.connections(), 1);
 }
 
 #[test]
 fn connections_grow_by_the_streams_that_the_endpoint_allows() {
-    let waiting = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let held = waiting.clone();
+    let held = std::sync::Mutex::new(Vec::new());
     let origin = H2Origin::scripted(2, move |call| {
         let mut held = held.lock().unwrap();
         held.push(call);
@@ -150,7 +150,7 @@ fn a_client_that_leaves_cancels_its_stream_alone() {
             return call.answer("x");
         }
         let count = count.clone();
-        tokio::spawn(async move {
+        Handle::current().spawn(async move {
             std::future::poll_fn(|cx| call.respond.poll_reset(cx)).await.unwrap();
             count.fetch_add(1, Ordering::SeqCst);
         });
@@ -174,7 +174,7 @@ fn an_answer_that_breaks_off_is_seen_to() {
     let origin = H2Origin::scripted(100, |mut call| {
         let mut stream = call.respond.send_response(http::Response::new(()), false).unwrap();
         stream.send_data(Bytes::from_static(b"part"), false).unwrap();
-        tokio::spawn(async move {
+        Handle::current().spawn(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
             stream.send_reset(::h2::Reason::INTERNAL_ERROR);
         });
@@ -232,7 +232,7 @@ fn a_connection_that_breaks_fails_a_post_and_not_a_get() {
 #[test]
 fn silence_is_bounded_by_the_timeouts_of_the_pool() {
     let origin = H2Origin::scripted(100, |mut call| {
-        tokio::spawn(async move {
+        Handle::current().spawn(async move {
             if call.path() == "/idle" {
                 let head = http::Response::new(());
                 let mut stream = call.respond.send_response(head, false).unwrap();

@@ -10,6 +10,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 /// A call: its request, and where its answer goes.
 pub struct Call {
@@ -57,7 +58,7 @@ impl H2Origin {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 let script = script.clone();
-                tokio::spawn(async move {
+                Handle::current().spawn(async move {
                     let mut builder = Builder::new();
                     let builder = builder.max_concurrent_streams(streams_max);
                     let Ok(mut session) = builder.handshake(stream).await else { return };
@@ -99,7 +100,7 @@ impl Call {
 
     /// Sends every part of the request back as it comes, and its trailers at the end.
     pub fn echo(mut self) -> Then {
-        tokio::spawn(async move {
+        Handle::current().spawn(async move {
             let mut answer = Response::new(());
             let kind = self.request.headers().get("content-type").cloned();
             answer.headers_mut().extend(kind.map(|kind| (http::header::CONTENT_TYPE, kind)));
