@@ -23,6 +23,7 @@ fn examples() -> (Folder, Vec<String>) {
     pair.write(&folder, "certs/sites/example");
     folder.write("certs/admin-token", "token\n");
     folder.write("certs/sticky-secret", "0123456789abcdef\n");
+    folder.write("certs/cloudflare-token", "0123456789abcdef\n");
     fs::create_dir(folder.join("docs")).unwrap();
     fs::create_dir(folder.join("conf.d")).unwrap();
     let mut names = Vec::new();

@@ -175,7 +175,7 @@ fn purges_that_wait_survive_a_reload_and_are_finished_at_the_end() {
     front.answers_instead([fault(503, &[], 0, "later")]);
     ask(&proxy, &json!({ "tags": ["a"] }));
     proxy.wait_for_log("a purge has to wait");
-    proxy.reload(&setup.clone().route("timeout = \"9s\""));
+    proxy.reload(&setup.route("timeout = \"9s\""));
     proxy.terminate();
     assert_eq!(proxy.exit_code(), 0);
     assert_eq!(front.accepted().len(), 2);
@@ -227,7 +227,7 @@ fn no_old_copy_survives_a_thousand_purges_of_a_front_that_refills_at_once() {
                         break;
                     }
                     let number = (step * 7 + visitor * 250) % RACES;
-                    if number % (RACES / HELD) != 0 {
+                    if !number.is_multiple_of(RACES / HELD) {
                         front.visit(&format!("/{number}"));
                     }
                 }
