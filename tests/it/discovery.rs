@@ -306,9 +306,9 @@ fn endpoints_that_are_names_are_looked_up_by_the_same_rules() {
     assert!(text == a.to_string() || text == b.to_string(), "{text}");
     assert!(lookups(&proxy, "failed") > 0.0);
 
+    dns.say(NAME, &["127.0.0.1"]);
     let strict = with(&dns, &lines).start();
     assert_eq!(strict.endpoint(&endpoint)["state"], "unresolved");
-    dns.say(NAME, &["127.0.0.1"]);
     strict.wait_for_log("it has only addresses of this machine");
     assert_eq!(strict.get("/", &[]).status, 503);
 }
