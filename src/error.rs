@@ -53,6 +53,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The client wanted only what is cached, and it is not.
     NotCached,
+    /// The client wanted its stream to become a tunnel, and this is no place for one.
+    NoTunnel,
 
     /// The endpoint could not be reached: refused, unreachable, TLS failed.
     Connect,
@@ -77,6 +79,8 @@ pub enum Kind {
     QueueFull,
     /// No place became free within `limits.queue_timeout`.
     QueueTimeout,
+    /// The endpoint speaks HTTP/2 without tunnels (RFC 8441).
+    TunnelUnsupported,
     /// Our own failure.
     Internal,
 }
@@ -96,7 +100,8 @@ impl Kind {
             | Self::Forbidden
             | Self::NoRoute
             | Self::MethodNotAllowed
-            | Self::NotCached => Origin::Client,
+            | Self::NotCached
+            | Self::NoTunnel => Origin::Client,
             Self::Connect
             | Self::ConnectTimeout
             | Self::Reset
@@ -108,6 +113,7 @@ impl Kind {
             | Self::NoEndpoint
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::TunnelUnsupported
             | Self::Internal => Origin::Us,
         }
     }
@@ -128,6 +134,7 @@ impl Kind {
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotCached => "not_cached",
+            Self::NoTunnel => "no_tunnel",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "reset",
@@ -139,6 +146,7 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::TunnelUnsupported => "tunnel_unsupported",
             Self::Internal => "internal",
         }
     }

@@ -199,6 +199,7 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(spec.limits.streams_max)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::SEC_WEBSOCKET_ACCEPT;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -84,7 +85,7 @@ impl Sending<'_> {
             method: &outgoing.method,
             uri: &outgoing.uri,
             headers: &outgoing.headers,
-            upgrade: outgoing.upgrade.as_ref(),
+            upgrade: outgoing.upgrade.as_ref().map(|upgrade| &upgrade.protocol),
             timeout_millis: self.time_left(started),
         };
         let upload = outgoing.upload.as_ref();
@@ -294,13 +295,16 @@ pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {
     Failed { error, failure, was_resting, answer: None }
 }
 
-/// Whether a 101 changes to the protocol that the client asked for.
+/// Whether a 101 changes to the protocol that was asked for, by one that has understood it.
 fn is_wanted_upgrade(head: &ResponseHead, outgoing: &Outgoing) -> bool {
     let (Some(wanted), Some(got)) = (&outgoing.upgrade, &head.upgrade) else { return false };
-    got.as_bytes().eq_ignore_ascii_case(wanted.as_bytes())
+    got.as_bytes().eq_ignore_ascii_case(wanted.protocol.as_bytes())
+        && (wanted.accept.is_none()
+            || head.headers.get(SEC_WEBSOCKET_ACCEPT) == wanted.accept.as_ref())
 }
 
 fn upgraded(sent: Sent, lease: Lease) -> Answer {
     let Sent { head, connection } = sent;
-    Answer::Upgraded(Box::new(Upgraded { head, tunnel: connection.into_tunnel(), lease }))
+    let (headers, tunnel) = (head.headers, connection.into_tunnel());
+    Answer::Upgraded(Box::new(Upgraded { headers, is_h2: false, tunnel, lease }))
 }

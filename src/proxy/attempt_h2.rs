@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::attempt::{Answered, Failed, Sending, begun, unsent};
-use super::forward::{Answer, within};
+use super::forward::{Answer, Upgraded, within};
 use super::headers;
 use super::retry::Failure;
 use crate::balance::Lease;
@@ -15,11 +15,12 @@ use crate::body::Body;
 use crate::error::{Error, Kind, Origin};
 use crate::timer::SlotTimer;
 use crate::upstream::{
-    Answered as Head, Exchange, ExchangeHead, Keep, Opening, Place, RequestHead, ResponseBody, Wire,
+    Answered as Head, Connected, Exchange, ExchangeHead, Keep, Opening, Place, RequestHead,
+    ResponseBody, Wire, connect,
 };
 
 impl Sending<'_> {
-    /// One try on the leased endpoint. No upgrade is asked for: HTTP/2 has none.
+    /// One try on the leased endpoint.
     pub(super) async fn attempt_h2(
         &self,
         mut lease: Lease,
@@ -39,9 +40,26 @@ impl Sending<'_> {
             },
             is_secure: self.balanced.dialer.tls.is_some(),
         };
-        let upload = outgoing.upload.as_ref();
-        match Exchange::send(place, head, upload, &self.deadlines, started, &mut timer).await {
-            Ok(head) => self.answered_h2(head, lease, started, timer).await,
+        let deadlines = &self.deadlines;
+        let answered = match &outgoing.upgrade {
+            Some(upgrade) => {
+                connect(place, head, &upgrade.protocol, deadlines, started, &mut timer).await
+            }
+            None => {
+                let upload = outgoing.upload.as_ref();
+                let sent = Exchange::send(place, head, upload, deadlines, started, &mut timer);
+                sent.await.map(Connected::Declined)
+            }
+        };
+        match answered {
+            Ok(Connected::Declined(head)) => self.answered_h2(head, lease, started, timer).await,
+            Ok(Connected::Tunnel { headers, tunnel, came }) => {
+                let took = came - started;
+                let pool = &self.balanced.pool;
+                pool.responded(lease.endpoint(), StatusCode::OK, took, came.into_std());
+                let upgraded = Upgraded { headers, is_h2: true, tunnel, lease };
+                Ok(Answered { answer: Answer::Upgraded(Box::new(upgraded)), took })
+            }
             Err(error) => {
                 let now = Instant::now();
                 if error.kind.origin() == Origin::Upstream && !error.is_unwritten {

@@ -15,6 +15,7 @@ use super::headers;
 use super::local::Local;
 use super::outgoing;
 use super::target::Target;
+use super::upgrade;
 use crate::cache::control::RequestControl;
 use crate::cache::key::Key;
 use crate::cache::key_spec::Asking;
@@ -75,7 +76,7 @@ pub(super) fn of(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
     if !http_body::Body::is_end_stream(body) {
         return Caching::Bypass("request-body");
     }
-    if route.spec.websocket && outgoing::wants_upgrade(parts) {
+    if route.spec.websocket && upgrade::asked(parts).is_some() {
         return Caching::Bypass("upgrade");
     }
     if let Some(why) = bypassed(&rules.bypass, &parts.headers) {
@@ -174,7 +175,8 @@ pub(super) fn refresh(
 ) {
     let snapshot = exchange.snapshot.clone();
     let route = &snapshot.routes[index];
-    let Ok(mut outgoing) = outgoing::outgoing(exchange, parts, body, target, route) else { return };
+    let outgoing = outgoing::outgoing(exchange, parts, body, target, route, &backend);
+    let Ok(mut outgoing) = outgoing else { return };
     // The client may have asked for the head only.
     outgoing.method = Method::GET;
     let local = exchange.local.clone();

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::client::Protocol;
 use super::coding::{self, Form};
 use super::exchange::Exchange;
+use super::grpc;
 use super::headers::{self, X_REQUEST_ID};
 use super::partial::{self, Selected};
 use super::reply::ReplyBody;
@@ -67,7 +68,12 @@ pub(super) fn response(
     let id = exchange.request_id.clone();
     response.headers_mut().insert(X_REQUEST_ID, id);
     finish(&mut exchange, asked, &mut response);
-    response.map(|body| ReplyBody::new(body, exchange))
+    let is_call = grpc::is_call(asked.headers);
+    response.map(|body| {
+        let mut body = ReplyBody::new(body, exchange);
+        body.set_call(is_call);
+        body
+    })
 }
 
 /// Sends a stored or shared answer: as a 304 where the client has it already, without its body

@@ -15,13 +15,14 @@ use super::local::Local;
 use super::mirror;
 use super::retry;
 use super::tries::{Tries, Waiting};
+use super::upgrade::Upgrade;
 use crate::balance::{Endpoint, Lease};
 use crate::body::Body;
 use crate::config::model::Name;
 use crate::error::{Error, Kind};
 use crate::snapshot::{Backend, BackendKind, Mirror};
 use crate::timer::TimerSlot;
-use crate::upstream::{Deadlines, Proxied, ResponseHead, Tunnel, Upload};
+use crate::upstream::{Deadlines, Proxied, Tunnel, Upload};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -33,8 +34,8 @@ pub(super) struct Outgoing {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub upload: Option<Rc<Upload>>,
-    /// The client asked to change the protocol of its connection to this.
-    pub upgrade: Option<HeaderValue>,
+    /// The client asked to change the protocol of its connection.
+    pub upgrade: Option<Upgrade>,
     /// Where something goes by it.
     pub asker: Option<Box<Asker>>,
 }
@@ -70,7 +71,9 @@ pub(super) enum Answer {
 /// A connection that has changed its protocol.
 #[derive(Debug)]
 pub(super) struct Upgraded {
-    pub head: ResponseHead,
+    pub headers: HeaderMap,
+    /// The endpoint speaks HTTP/2, which has no keys of WebSockets.
+    pub is_h2: bool,
     pub tunnel: Tunnel,
     pub lease: Lease,
 }

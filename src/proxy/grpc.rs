@@ -3,7 +3,9 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::respond;
 use crate::body::Body;
+use crate::error::Kind;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -23,12 +25,23 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    say(status, text, headers);
+    response
+}
+
+/// How a call ends whose answer has broken off.
+pub(super) fn trailers(kind: Kind) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    say(respond::status_of(kind), respond::explanation(kind), &mut trailers);
+    trailers
+}
+
+fn say(status: StatusCode, text: &str, headers: &mut HeaderMap) {
     headers.insert(GRPC_STATUS, HeaderValue::from(code_of(status)));
     // The texts are plain ASCII, which needs no encoding but for `%`.
     if let Ok(text) = HeaderValue::try_from(text.replace('%', "%25")) {
         headers.insert(GRPC_MESSAGE, text);
     }
-    response
 }
 
 /// As gRPC maps statuses of HTTP, but that a deadline is one.

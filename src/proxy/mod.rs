@@ -39,6 +39,7 @@ mod target;
 mod trial;
 mod tries;
 mod tunnel;
+mod upgrade;
 mod whole;
 
 use std::rc::Rc;
@@ -61,7 +62,7 @@ use coding::Choice;
 use deliver::{Asked, Told};
 use exchange::Exchange;
 use fetch::Fetched;
-use forward::{Answer, Trace, Upgraded};
+use forward::{Answer, Trace};
 use local::Local;
 use target::Target;
 use whole::Whole;
@@ -80,7 +81,19 @@ pub fn handle(
     request: Request<Incoming>,
 ) -> Reply {
     let number = connection.begin_request();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let is_connect = upgrade::translate(&mut parts);
+    let reply = begin(local, connection, parts, body, number);
+    if is_connect { upgrade::only_tunnels(reply) } else { reply }
+}
+
+fn begin(
+    local: &Rc<Local>,
+    connection: &Rc<ClientConnection>,
+    parts: Parts,
+    body: Incoming,
+    number: u64,
+) -> Reply {
     let request_id = headers::trusted_request_id(connection, &parts.headers)
         .unwrap_or_else(|| local.request_id());
     let client_ip = headers::client_ip(connection, &parts.headers);
@@ -213,7 +226,7 @@ async fn serve(
     let snapshot = exchange.snapshot.clone();
     let route = &snapshot.routes[index];
     let deadline = route.spec.timeout.map(|timeout| exchange.started + timeout);
-    let outgoing = match outgoing::outgoing(&mut exchange, &parts, body, &target, route) {
+    let outgoing = match outgoing::outgoing(&mut exchange, &parts, body, &target, route, &backend) {
         Ok(outgoing) => outgoing,
         Err(kind) => return deliver::error(exchange, &parts.headers, kind),
     };
@@ -261,9 +274,8 @@ async fn serve(
             from_backend(exchange, &asked, response, told)
         }
         Ok(Answer::Upgraded(upgraded)) => {
-            let Upgraded { head, tunnel, lease } = *upgraded;
             let idle_max = backend.spec.timeouts.tunnel;
-            tunnel::accept(exchange, &asked, head, tunnel, lease, idle_max)
+            tunnel::accept(exchange, &parts, *upgraded, idle_max)
         }
         Err(error) => failed(exchange, &asked, &error, told),
     }

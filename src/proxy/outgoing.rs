@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
+use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, Uri};
 use hyper::body::Incoming;
 
 use super::client::{Peer, Protocol};
@@ -14,12 +14,14 @@ use super::deliver::Asked;
 use super::exchange::Exchange;
 use super::forward::{Asker, Outgoing};
 use super::forwarded::{Hop, forwarded};
+use super::grpc;
 use super::headers;
 use super::target::Target;
+use super::upgrade::{self, Upgrade};
 use crate::cookie;
 use crate::error::Kind;
 use crate::route::rewrite;
-use crate::snapshot::Route;
+use crate::snapshot::{Backend, Route};
 use crate::tls::{ALPN_H1, ALPN_H2};
 use crate::upstream::{Proxied, Upload, UploadLimits};
 
@@ -30,18 +32,26 @@ pub(super) fn outgoing(
     body: Incoming,
     target: &Target<'_>,
     route: &Route,
+    backend: &Backend,
 ) -> Result<Outgoing, Kind> {
     let has_body = !http_body::Body::is_end_stream(&body);
-    let headers = fields(exchange, parts, target);
-    let upgrade = (route.spec.websocket && !has_body && wants_upgrade(parts))
-        .then(|| parts.headers.get(UPGRADE).cloned())
+    let mut headers = fields(exchange, parts, target);
+    let upgrade = (route.spec.websocket && !has_body)
+        .then(|| Upgrade::of(parts, &mut headers, &exchange.local.rng))
         .flatten();
+    if upgrade.is_none() && upgrade::extended(parts).is_some() {
+        return Err(Kind::NoTunnel);
+    }
     if has_body {
         exchange.upload = Some(Upload::new(
             body,
             UploadLimits {
                 bytes_max: route.spec.body_bytes_max,
-                gap_max: exchange.connection.listener.spec.timeouts.body,
+                // A call may be silent for as long both ways.
+                gap_max: match grpc::is_call(&headers) {
+                    true => backend.spec.timeouts.tunnel,
+                    false => exchange.connection.listener.spec.timeouts.body,
+                },
             },
         ));
     }
@@ -147,22 +157,6 @@ fn uri(original: &Uri, target: &Target<'_>, route: &Route) -> Result<Uri, Kind> 
         None => path.into_owned(),
     };
     Uri::try_from(text).map_err(|_| Kind::BadRequest("the path cannot be forwarded"))
-}
-
-/// Whether a request asks to change the protocol of its connection (RFC 9110 §7.8).
-pub(super) fn wants_upgrade(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11
-        && parts.method == Method::GET
-        && parts.headers.get(UPGRADE).is_some_and(may_be_tunnelled)
-        && headers::has_token(&parts.headers, &CONNECTION, "upgrade")
-}
-
-/// Whether a protocol may take a connection over. Behind a changed version of HTTP, or TLS, further
-/// requests would go past every rule.
-fn may_be_tunnelled(protocol: &HeaderValue) -> bool {
-    let name = protocol.as_bytes().to_ascii_lowercase();
-    !name.contains(&b',')
-        && ![&b"h2c"[..], b"http", b"tls"].iter().any(|version| name.starts_with(version))
 }
 
 /// Whether a request depends on the state of the resource in a way that only its origin can

@@ -6,14 +6,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::client::Protocol;
 use super::exchange::Exchange;
+use super::grpc;
 use super::local::StreamEvent;
 use crate::body::Body;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Origin};
 
 /// Parts of HTTP/2 bodies are no larger than this, so that a stalled reader of one stream shows,
 /// in bytes.
@@ -50,17 +51,40 @@ pub struct ReplyBody {
     rest: Bytes,
     exchange: Option<Exchange>,
     is_h2: bool,
+    /// Its client reads in trailers how a call has ended.
+    is_call: bool,
 }
 
 impl ReplyBody {
     pub fn new(body: Body, exchange: Exchange) -> Self {
         let is_h2 = exchange.connection.protocol == Protocol::H2;
-        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2 }
+        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2, is_call: false }
+    }
+
+    /// Notes that this answers a call of gRPC.
+    pub(super) fn set_call(&mut self, is_call: bool) {
+        self.is_call = is_call && self.is_h2;
     }
 
     /// A body whose exchange goes on elsewhere.
     pub(super) fn bare(body: Body) -> Self {
-        Self { body, rest: Bytes::new(), exchange: None, is_h2: false }
+        Self { body, rest: Bytes::new(), exchange: None, is_h2: false, is_call: false }
+    }
+
+    /// Whether an endpoint has answered.
+    pub(super) fn is_from_endpoint(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.endpoint.is_some())
+    }
+
+    /// The end of an exchange whose answer must not be sent: `status` goes out instead, for `kind`.
+    pub(super) fn refused(mut self, kind: Kind, status: StatusCode) -> Self {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.status = Some(status);
+            exchange.error = Some(kind);
+        }
+        self.body = Body::Empty;
+        self.rest = Bytes::new();
+        self
     }
 
     fn count(&mut self, bytes: usize) {
@@ -124,6 +148,10 @@ impl http_body::Body for ReplyBody {
                     exchange.error = Some(error.kind());
                 }
                 this.exchange = None;
+                if this.is_call && error.origin() != Origin::Client {
+                    this.body = Body::Empty;
+                    return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(error.kind())))));
+                }
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {

@@ -26,11 +26,14 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         Kind::Forbidden => StatusCode::FORBIDDEN,
         Kind::NoRoute => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        // RFC 9220 §3.
+        Kind::NoTunnel => StatusCode::NOT_IMPLEMENTED,
         Kind::Connect
         | Kind::ConnectTimeout
         | Kind::Reset
         | Kind::BadResponse
-        | Kind::Truncated => StatusCode::BAD_GATEWAY,
+        | Kind::Truncated
+        | Kind::TunnelUnsupported => StatusCode::BAD_GATEWAY,
         Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline | Kind::NotCached => {
             StatusCode::GATEWAY_TIMEOUT
         }
@@ -157,7 +160,7 @@ pub(super) fn redirect(status: StatusCode, location: &str) -> Option<Response<Bo
 }
 
 /// What a client may know about an error.
-fn explanation(kind: Kind) -> &'static str {
+pub(super) fn explanation(kind: Kind) -> &'static str {
     match kind {
         Kind::BadRequest(rule) => rule,
         Kind::UriTooLong => "The address is too long.",
@@ -171,6 +174,7 @@ fn explanation(kind: Kind) -> &'static str {
         Kind::NoRoute => "There is nothing here.",
         Kind::MethodNotAllowed => "This method is not allowed here.",
         Kind::NotCached => "The answer is not in the cache.",
+        Kind::NoTunnel => "No connection of this kind can be had here.",
         Kind::Connect | Kind::ConnectTimeout => "The service could not be reached.",
         Kind::Reset | Kind::Truncated => "The service broke its answer off.",
         Kind::BadResponse => "The service gave an answer that could not be understood.",
@@ -179,6 +183,7 @@ fn explanation(kind: Kind) -> &'static str {
         }
         Kind::NoEndpoint => "The service is not available at the moment.",
         Kind::QueueFull | Kind::QueueTimeout => "The service is busy at the moment.",
+        Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",
     }
 }

@@ -8,50 +8,74 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{PendingTunnel, Protocol};
-use super::deliver::{self, Asked};
 use super::exchange::Exchange;
+use super::forward::Upgraded;
 use super::headers;
 use super::reply::ReplyBody;
-use crate::balance::Lease;
+use super::upgrade::{self, Opened};
 use crate::body::Body;
-use crate::error::Kind;
-use crate::upstream::{ResponseHead, Tunnel};
 
 /// Bytes moved at once, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// Answers the client with the endpoint's 101 and leaves the rest to the driver of its
-/// connection.
+/// How long a stream may take to become a tunnel, once its head was answered.
+const OPENING_MAX: Duration = Duration::from_secs(30);
+
+/// Tells the client that its tunnel is open: by a 101, which leaves the rest to the driver of its
+/// connection, or on HTTP/2 by a 200, behind which a task goes on with its stream.
 pub(super) fn accept(
     mut exchange: Exchange,
-    asked: &Asked<'_>,
-    head: ResponseHead,
-    tunnel: Tunnel,
-    lease: Lease,
+    asked: &Parts,
+    upgraded: Upgraded,
     idle_max: Duration,
 ) -> Response<ReplyBody> {
-    if exchange.connection.protocol != Protocol::H1 {
-        return deliver::error(exchange, asked.headers, Kind::BadResponse);
-    }
-    let mut headers = head.headers;
+    let Upgraded { mut headers, is_h2: from_h2, tunnel, lease } = upgraded;
     headers.insert(headers::X_REQUEST_ID, exchange.request_id.clone());
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(protocol) = head.upgrade {
-        headers.insert(UPGRADE, protocol);
-    }
+    let is_h2 = exchange.connection.protocol == Protocol::H2;
+    let status = if is_h2 {
+        headers.remove(SEC_WEBSOCKET_ACCEPT);
+        StatusCode::OK
+    } else {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = asked.headers.get(UPGRADE) {
+            headers.insert(UPGRADE, protocol.clone());
+        }
+        if let Some(key) = asked.headers.get(SEC_WEBSOCKET_KEY)
+            && from_h2
+        {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, upgrade::accept_of(key.as_bytes()));
+        }
+        StatusCode::SWITCHING_PROTOCOLS
+    };
     exchange.keep_client(&mut headers);
-    exchange.status = Some(head.status);
-    let connection = exchange.connection.clone();
-    connection.set_tunnel(PendingTunnel { tunnel, exchange, lease, idle_max });
+    exchange.status = Some(status);
+    let (local, connection) = (exchange.local.clone(), exchange.connection.clone());
+    let pending = PendingTunnel { tunnel, exchange, lease, idle_max };
     let mut response = Response::new(ReplyBody::bare(Body::Empty));
-    *response.status_mut() = head.status;
+    *response.status_mut() = status;
     *response.headers_mut() = headers;
+    if !is_h2 {
+        connection.set_tunnel(pending);
+        return response;
+    }
+    response.extensions_mut().insert(Opened);
+    if let Some(stream) = asked.extensions.get::<OnUpgrade>().cloned() {
+        local.tasks.spawn("tunnel", async move {
+            // Fails where the client has left meanwhile.
+            if let Ok(Ok(stream)) = timeout(OPENING_MAX, stream).await {
+                run_tunnel(TokioIo::new(stream), Bytes::new(), pending).await;
+            }
+        });
+    }
     response
 }
 

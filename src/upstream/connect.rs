@@ -56,7 +56,8 @@ impl Dialer {
         client: Option<&Proxied>,
         reclaim: &Reclaim,
     ) -> Result<Box<Connection>, Error> {
-        let (io, open, _) = self.dial_stream(endpoint, server_name, client, reclaim).await?;
+        let open = self.slot(endpoint, reclaim).await?;
+        let (io, _) = self.dial_stream(endpoint, server_name, client).await?;
         Ok(Connection::new(io, endpoint.clone(), open))
     }
 
@@ -66,13 +67,11 @@ impl Dialer {
         endpoint: &Arc<Endpoint>,
         server_name: Option<&ServerName<'static>>,
         client: Option<&Proxied>,
-        reclaim: &Reclaim,
-    ) -> Result<(UpstreamIo, OpenConnection, Instant), Error> {
-        let open = self.slot(endpoint, reclaim).await?;
+    ) -> Result<(UpstreamIo, Instant), Error> {
         let deadline = Instant::now() + self.connect_timeout;
         let tls = self.tls.as_ref().zip(server_name);
         let io = self.open(endpoint, None, tls, client, deadline).await?;
-        Ok((io, open, deadline))
+        Ok((io, deadline))
     }
 
     /// Opens a stream to `endpoint`, or to another `port` of it, TLS included, before `deadline`; for
@@ -99,7 +98,8 @@ impl Dialer {
         self.proxy_protocol.is_none()
     }
 
-    async fn slot(
+    /// A place among the open connections to `endpoint`, waited for where there is none.
+    pub(super) async fn slot(
         &self,
         endpoint: &Arc<Endpoint>,
         reclaim: &Reclaim,

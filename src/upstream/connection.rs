@@ -80,7 +80,8 @@ pub struct Tunnel {
     pub io: UpstreamIo,
     /// What the endpoint sent behind its response head.
     pub early: Bytes,
-    pub open: OpenConnection,
+    /// Its place among the endpoint's connections; a shared one has that itself.
+    pub open: Option<OpenConnection>,
 }
 
 impl Connection {
@@ -296,7 +297,7 @@ impl Connection {
     /// The bare stream after a 101.
     pub fn into_tunnel(self: Box<Self>) -> Tunnel {
         let this = *self;
-        Tunnel { io: this.io, early: this.received.freeze(), open: this.open }
+        Tunnel { io: this.io, early: this.received.freeze(), open: Some(this.open) }
     }
 }
 

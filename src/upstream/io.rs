@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
+use super::h2::StreamIo;
 use crate::outbox;
 
 /// A stream to an endpoint.
@@ -21,6 +22,8 @@ pub(super) enum Stream {
     Unix(UnixStream),
     TcpTls(Box<TlsStream<outbox::Stream>>),
     UnixTls(Box<TlsStream<UnixStream>>),
+    /// One stream of a connection that others share, once it is a tunnel.
+    Shared(Box<StreamIo>),
 }
 
 impl UpstreamIo {
@@ -28,10 +31,14 @@ impl UpstreamIo {
         Self(stream)
     }
 
+    pub(super) fn shared(stream: StreamIo) -> Self {
+        Self(Stream::Shared(Box::new(stream)))
+    }
+
     /// What was agreed on by ALPN, if this is TLS.
     pub(super) fn agreed(&self) -> Option<Option<&[u8]>> {
         match &self.0 {
-            Stream::Tcp(_) | Stream::Unix(_) => None,
+            Stream::Tcp(_) | Stream::Unix(_) | Stream::Shared(_) => None,
             Stream::TcpTls(stream) => Some(stream.get_ref().1.alpn_protocol()),
             Stream::UnixTls(stream) => Some(stream.get_ref().1.alpn_protocol()),
         }
@@ -46,6 +53,8 @@ impl UpstreamIo {
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
             Stream::TcpTls(stream) => stream.get_ref().0.peek(),
             Stream::UnixTls(stream) => socket2::SockRef::from(stream.get_ref().0).peek(&mut byte),
+            // It has no socket of its own, and never rests.
+            Stream::Shared(_) => return false,
         };
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -59,6 +68,7 @@ macro_rules! on_stream {
             Stream::Unix($stream) => $call,
             Stream::TcpTls($stream) => $call,
             Stream::UnixTls($stream) => $call,
+            Stream::Shared($stream) => $call,
         }
     };
 }

@@ -23,7 +23,7 @@ pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
-pub use h2::{Answered, Exchange, ExchangeHead, Opening, Place};
+pub use h2::{Answered, Connected, Exchange, ExchangeHead, Opening, Place, connect};
 pub use io::UpstreamIo;
 pub use proxied::Proxied;
 pub use response_body::{ResponseBody, Wire};

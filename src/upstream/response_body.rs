@@ -71,6 +71,14 @@ impl Wire {
         }
     }
 
+    /// When a part of the request was last sent, where both ways stream at once.
+    fn sent_at(&self) -> Option<Instant> {
+        match self {
+            Self::H1 { .. } => None,
+            Self::H2(exchange) => exchange.sent_at(),
+        }
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, Error>>> {
         match self {
             Self::H1 { connection, .. } => connection.poll_body(cx),
@@ -132,7 +140,9 @@ impl ResponseBody {
     /// The deadline of a part that has not come.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Kind> {
         let now = Instant::now();
-        let idle = self.progress + self.deadlines.idle;
+        let sent = self.source.as_ref().and_then(|source| source.wire.sent_at());
+        let progress = sent.map_or(self.progress, |sent| sent.max(self.progress));
+        let idle = progress + self.deadlines.idle;
         let deadline = self.deadlines.total.map_or(idle, |total| total.min(idle));
         self.timer
             .poll_until(deadline, now, cx)

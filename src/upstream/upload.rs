@@ -307,6 +307,11 @@ impl Part {
 }
 
 impl UploadReader {
+    /// When a part of it was last handed on.
+    pub(super) fn progress(&self) -> Instant {
+        self.upload.progress.get()
+    }
+
     pub fn new(upload: &Rc<Upload>) -> Self {
         upload.readers.set(upload.readers.get() + 1);
         Self { upload: upload.clone(), next: 0 }

@@ -49,6 +49,7 @@ mod stale;
 mod stop;
 mod tls;
 mod tls_clients;
+mod tunnels_h2;
 mod upgrades;
 mod upstream;
 mod upstream_h2;

@@ -315,3 +315,73 @@ fn reloads_keep_connections_and_removed_endpoints_lose_theirs_behind_the_last_an
     assert_eq!(proxy.get("/", &[]).status, 200);
     assert_eq!((first.connections(), second.connections()), (1, 1));
 }
+
+#[test]
+fn a_call_may_be_silent_for_longer_than_a_body_and_ends_with_its_status_when_its_pod_does() {
+    let held = std::sync::Mutex::new(Vec::new());
+    let origin = H2Origin::scripted(100, move |mut call| {
+        if call.path() == "/break" {
+            return Then::Break;
+        }
+        let head = http::Response::builder().header("content-type", "application/grpc");
+        let head = head.body(()).unwrap();
+        let mut stream = call.respond.send_response(head, false).unwrap();
+        stream.send_data("message".into(), false).unwrap();
+        held.lock().unwrap().push((call, stream));
+        Then::Continue
+    });
+    let pool = "protocol = \"h2\"\ntimeouts = { tunnel = \"400ms\", idle = \"50ms\" }";
+    let proxy = Setup::empty()
+        .listener(&format!("{PRIOR}\ntimeouts.body = \"50ms\""))
+        .pool(&[&origin], pool)
+        .start();
+    let call = |path: &str, upload| {
+        let mut call = h2::request("POST", path, upload);
+        call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        call
+    };
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (_sender, upload) = Upload::channel();
+        let begun = std::time::Instant::now();
+        let answer = session.send(call("/silent", upload)).await.unwrap();
+        let ended = full(answer).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(400));
+        assert_eq!(ended.trailers.unwrap()["grpc-status"], "4");
+
+        let (_sender, upload) = Upload::channel();
+        let answer = session.send(call("/next", upload)).await.unwrap();
+        assert_eq!(session.send(h2::get("/break")).await.unwrap().status(), 502);
+        let broken = full(answer).await.unwrap();
+        let trailers = broken.trailers.unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &broken.body[..]),
+            (&"14".parse().unwrap(), &b"message"[..])
+        );
+        assert!(trailers.contains_key("grpc-message"));
+    });
+    assert_eq!(proxy.access("/next")["error"], "truncated");
+}
+
+#[test]
+fn at_the_limit_of_connections_requests_wait_for_those_before_them() {
+    let origin = H2Origin::scripted(2, |call| {
+        Handle::current().spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            call.answer("x");
+        });
+        Then::Continue
+    });
+    let proxy = start(&origin, "limits = { connections = 1, queue_timeout = \"5s\" }");
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut answers = Vec::new();
+        for number in 0..30 {
+            session.sender.ready().await.unwrap();
+            answers.push(session.sender.send_request(h2::get(&format!("/{number}"))));
+        }
+        for answer in answers {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    });
+}

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::session::Place;
@@ -21,6 +21,15 @@ use crate::upstream::Deadlines;
 use crate::upstream::connection::{BodyPart, SendError};
 use crate::upstream::h1::{RequestHead, TIMEOUT_NAME};
 use crate::upstream::upload::{Upload, UploadReader};
+
+/// What a message of HTTP/2 must not have.
+const OF_THE_CONNECTION: [HeaderName; 5] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// A request whose head was answered.
 #[derive(Debug)]
@@ -43,7 +52,7 @@ enum State {
 
 /// The body of a request on its way.
 #[derive(Debug)]
-struct Uploading {
+pub(super) struct Uploading {
     /// `None` once all is sent, or the endpoint takes no more.
     stream: Option<SendStream<Bytes>>,
     reader: Option<UploadReader>,
@@ -95,37 +104,23 @@ impl Exchange {
             reader: upload.map(UploadReader::new),
             data: Bytes::new(),
         };
-        let answer = poll_fn(|cx| {
-            if let Poll::Ready(Err(kind)) = uploading.poll(cx) {
-                return Poll::Ready(Err(failed(kind)));
-            }
-            if let Poll::Ready(answer) = poll_head(&mut response, &place, cx) {
-                return Poll::Ready(answer);
-            }
-            let turn_since = match upload {
-                None => Some(started),
-                Some(upload) => upload.endpoint_has_turn_since().map(|turn| turn.max(started)),
-            };
-            let first_byte = turn_since.map(|since| since + deadlines.first_byte);
-            let Some(deadline) = [first_byte, deadlines.total].into_iter().flatten().min() else {
-                return Poll::Pending;
-            };
-            let now = Instant::now();
-            timer.poll_until(deadline, now, cx).map(|()| {
-                let is_total = deadlines.total.is_some_and(|total| now >= total);
-                if !is_total {
-                    place.suspect(started);
-                }
-                Err(failed(if is_total { Kind::Deadline } else { Kind::FirstByteTimeout }))
-            })
-        })
-        .await?;
+        let answer =
+            uploading.answer(&mut response, &place, upload, deadlines, started, timer).await?;
+        Self::begin(answer, uploading, place)
+    }
+
+    /// An answer whose head has come.
+    pub(super) fn begin(
+        answer: http::Response<RecvStream>,
+        upload: Uploading,
+        place: Place,
+    ) -> Result<Answered, SendError> {
         let (parts, body) = answer.into_parts();
         let came = Instant::now();
         place.heard(came);
         let bytes_left = length(&parts.headers).map_err(failed)?;
         let state = if body.is_end_stream() { State::Ended } else { State::Data };
-        let exchange = Self { body, upload: uploading, place, came, bytes_left, state };
+        let exchange = Self { body, upload, place, came, bytes_left, state };
         let exchange = Box::new(exchange);
         Ok(Answered { status: parts.status, headers: parts.headers, exchange })
     }
@@ -133,6 +128,11 @@ impl Exchange {
     /// When the head of the answer came.
     pub fn came(&self) -> Instant {
         self.came
+    }
+
+    /// When a part of the request was last sent, while there is more of it.
+    pub(in crate::upstream) fn sent_at(&self) -> Option<Instant> {
+        self.upload.reader.as_ref().map(UploadReader::progress)
     }
 
     pub fn is_at_end(&self) -> bool {
@@ -187,6 +187,47 @@ impl Exchange {
 }
 
 impl Uploading {
+    pub(super) fn nothing() -> Self {
+        Self { stream: None, reader: None, data: Bytes::new() }
+    }
+
+    /// Sends, and waits for the head of the answer.
+    pub(super) async fn answer(
+        &mut self,
+        response: &mut ResponseFuture,
+        place: &Place,
+        upload: Option<&Rc<Upload>>,
+        deadlines: &Deadlines,
+        started: Instant,
+        timer: &mut LazyTimer,
+    ) -> Result<http::Response<RecvStream>, SendError> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(kind)) = self.poll(cx) {
+                return Poll::Ready(Err(failed(kind)));
+            }
+            if let Poll::Ready(answer) = poll_head(response, place, cx) {
+                return Poll::Ready(answer);
+            }
+            let turn_since = match upload {
+                None => Some(started),
+                Some(upload) => upload.endpoint_has_turn_since().map(|turn| turn.max(started)),
+            };
+            let first_byte = turn_since.map(|since| since + deadlines.first_byte);
+            let Some(deadline) = [first_byte, deadlines.total].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            let now = Instant::now();
+            timer.poll_until(deadline, now, cx).map(|()| {
+                let is_total = deadlines.total.is_some_and(|total| now >= total);
+                if !is_total {
+                    place.suspect(started);
+                }
+                Err(failed(if is_total { Kind::Deadline } else { Kind::FirstByteTimeout }))
+            })
+        })
+        .await
+    }
+
     /// Sends as far as client and endpoint allow; fails where the client does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Kind>> {
         loop {
@@ -242,12 +283,16 @@ impl Uploading {
 }
 
 /// The request as HTTP/2 has it (RFC 9113 §8.3.1).
-fn assemble(
+pub(super) fn assemble(
     head: ExchangeHead<'_>,
     upload: Option<&Rc<Upload>>,
 ) -> Result<Request<()>, http::Error> {
     let mut headers = head.request.headers.clone();
     let host = headers.remove(HOST);
+    // RFC 9113 §8.2.2. The client's are off by now; these a route's edits have put on.
+    for name in OF_THE_CONNECTION {
+        headers.remove(name);
+    }
     let mut uri = Uri::builder()
         .scheme(if head.is_secure { Scheme::HTTPS } else { Scheme::HTTP })
         .authority(match &host {
@@ -305,12 +350,12 @@ fn why(error: h2::Error, place: &Place) -> SendError {
     SendError { source: Some(error.into()), ..failed(kind) }
 }
 
-fn unprocessed(error: Option<h2::Error>) -> SendError {
+pub(super) fn unprocessed(error: Option<h2::Error>) -> SendError {
     let source = error.map(Into::into);
     SendError { kind: Kind::Reset, is_unwritten: true, source }
 }
 
-fn failed(kind: Kind) -> SendError {
+pub(super) fn failed(kind: Kind) -> SendError {
     SendError { kind, is_unwritten: false, source: None }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use h2::{Ping, PingPong};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::{Endpoint, IdleConnection, OpenConnection};
@@ -52,6 +53,8 @@ pub(super) struct Session {
     heard: Cell<Instant>,
     keep: Cell<Keep>,
     rest: RefCell<Option<Rest>>,
+    /// Wakes one that waits for a place.
+    freed: Rc<Notify>,
 }
 
 #[derive(Debug)]
@@ -81,8 +84,7 @@ pub struct Place(Rc<Session>);
 /// Agrees on HTTP/2 with the endpoint, before `deadline`.
 pub(super) async fn open(
     io: UpstreamIo,
-    endpoint: &Arc<Endpoint>,
-    open: OpenConnection,
+    (endpoint, open, freed): (&Arc<Endpoint>, OpenConnection, &Rc<Notify>),
     keep: Keep,
     deadline: Instant,
 ) -> Result<(Rc<Session>, Driver), Error> {
@@ -110,7 +112,9 @@ pub(super) async fn open(
         Ok::<_, h2::Error>((sender, connection))
     };
     match timeout_at(deadline, agreeing).await {
-        Ok(Ok((sender, connection))) => Ok(begin(sender, connection, endpoint, open, keep)),
+        Ok(Ok((sender, connection))) => {
+            Ok(begin(sender, connection, (endpoint, open, freed), keep))
+        }
         Ok(Err(error)) => Err(unfit(&error.to_string())),
         Err(_) => Err(unfit("it sent no SETTINGS in time")),
     }
@@ -124,8 +128,7 @@ fn unfit(why: &str) -> Error {
 fn begin(
     sender: SendRequest<Bytes>,
     mut connection: client::Connection<UpstreamIo, Bytes>,
-    endpoint: &Arc<Endpoint>,
-    open: OpenConnection,
+    (endpoint, open, freed): (&Arc<Endpoint>, OpenConnection, &Rc<Notify>),
     keep: Keep,
 ) -> (Rc<Session>, Driver) {
     let now = Instant::now();
@@ -138,6 +141,7 @@ fn begin(
         heard: Cell::new(now),
         keep: Cell::new(keep),
         rest: RefCell::new(None),
+        freed: freed.clone(),
     });
     let driver = Driver {
         ping: connection.ping_pong(),
@@ -243,6 +247,7 @@ impl Drop for Place {
         if self.0.is_idle() {
             self.0.rest();
         }
+        self.0.freed.notify_one();
     }
 }
 

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, sleep};
 
 use super::session::{self, Place, Session};
-use crate::balance::Endpoint;
+use crate::balance::{Endpoint, OpenConnection};
 use crate::error::{Error, Kind};
 use crate::shutdown::Tasks;
 use crate::upstream::connect::Dialer;
@@ -29,6 +29,8 @@ struct Known {
     sessions: RefCell<Vec<Rc<Session>>>,
     /// One is opened at a time: the requests that wait for it share it.
     opening: Mutex<()>,
+    /// Wakes one that waits, when a request has ended.
+    freed: Rc<Notify>,
     /// How often opening has failed, and why it did last.
     failures: Cell<u64>,
     failure: RefCell<Option<(Kind, String)>>,
@@ -69,10 +71,14 @@ impl Sessions {
         let known = self.known.borrow_mut().entry(endpoint.id).or_default().clone();
         let failures = known.failures.get();
         let patience = opening.dialer.connect_timeout + opening.dialer.slot_timeout;
-        let Ok(_turn) = timeout(patience, known.opening.lock()).await else {
-            return Err(Kind::ConnectTimeout.into());
+        let keep = opening.keep;
+        let _turn = tokio::select! {
+            biased;
+            turn = known.opening.lock() => turn,
+            place = known.freed(keep) => return Ok((place, false)),
+            () = sleep(patience) => return Err(Kind::ConnectTimeout.into()),
         };
-        if let Some(place) = known.take(opening.keep, Instant::now()) {
+        if let Some(place) = known.take(keep, Instant::now()) {
             return Ok((place, false));
         }
         if known.failures.get() != failures
@@ -80,10 +86,15 @@ impl Sessions {
         {
             return Err(Error::caused(*kind, io::Error::other(why.clone())));
         }
-        match opening.session(endpoint).await {
+        let open = tokio::select! {
+            biased;
+            open = opening.dialer.slot(endpoint, opening.reclaim) => open?,
+            place = known.freed(keep) => return Ok((place, false)),
+        };
+        match opening.session(endpoint, open, &known.freed).await {
             Ok(session) => {
                 known.sessions.borrow_mut().push(session.clone());
-                let place = session.place(opening.keep, Instant::now());
+                let place = session.place(keep, Instant::now());
                 place.map(|place| (place, true)).ok_or_else(|| Kind::Connect.into())
             }
             Err(error) => {
@@ -134,6 +145,16 @@ impl Sessions {
 }
 
 impl Known {
+    /// The next place that a request gives back. Whoever asks has a bound on the wait.
+    async fn freed(&self, keep: Keep) -> Place {
+        loop {
+            self.freed.notified().await;
+            if let Some(place) = self.take(keep, Instant::now()) {
+                return place;
+            }
+        }
+    }
+
     fn take(&self, keep: Keep, now: Instant) -> Option<Place> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.is_retired());
@@ -142,10 +163,15 @@ impl Known {
 }
 
 impl Opening<'_> {
-    async fn session(&self, endpoint: &Arc<Endpoint>) -> Result<Rc<Session>, Error> {
-        let (io, open, deadline) =
-            self.dialer.dial_stream(endpoint, self.server_name, None, self.reclaim).await?;
-        let (session, driver) = session::open(io, endpoint, open, self.keep, deadline).await?;
+    async fn session(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        open: OpenConnection,
+        freed: &Rc<Notify>,
+    ) -> Result<Rc<Session>, Error> {
+        let (io, deadline) = self.dialer.dial_stream(endpoint, self.server_name, None).await?;
+        let (session, driver) =
+            session::open(io, (endpoint, open, freed), self.keep, deadline).await?;
         self.tasks.spawn("HTTP/2 connection to an endpoint", driver.run());
         Ok(session)
     }

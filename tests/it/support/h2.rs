@@ -12,6 +12,8 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper::ext::Protocol;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
@@ -108,6 +110,23 @@ impl Session {
     pub async fn send(&mut self, request: Request<Upload>) -> hyper::Result<Response<Incoming>> {
         self.sender.ready().await?;
         self.sender.send_request(request).await
+    }
+
+    /// Asks for a tunnel (RFC 8441), once the SETTINGS that offer it have come.
+    pub async fn ask_for_tunnel(&mut self, protocol: &'static str) -> Response<Incoming> {
+        // The answer to a request is behind them.
+        let _ = self.send(get("/settings")).await;
+        let mut request = request("CONNECT", "/socket?a=b", Upload::empty());
+        request.extensions_mut().insert(Protocol::from_static(protocol));
+        request.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
+        self.send(request).await.unwrap()
+    }
+
+    /// Opens one.
+    pub async fn tunnel(&mut self) -> TokioIo<Upgraded> {
+        let response = self.ask_for_tunnel("websocket").await;
+        assert_eq!(response.status(), 200);
+        TokioIo::new(hyper::upgrade::on(response).await.unwrap())
     }
 
     pub async fn get(&mut self, path: &str) -> Full {

@@ -47,6 +47,19 @@ impl H2Origin {
         streams_max: u32,
         script: impl Fn(Call) -> Then + Send + Sync + 'static,
     ) -> Self {
+        let mut builder = Builder::new();
+        builder.max_concurrent_streams(streams_max);
+        Self::with(builder, script)
+    }
+
+    /// One that offers extended CONNECT.
+    pub fn tunnelling(script: impl Fn(Call) -> Then + Send + Sync + 'static) -> Self {
+        let mut builder = Builder::new();
+        builder.enable_connect_protocol();
+        Self::with(builder, script)
+    }
+
+    fn with(builder: Builder, script: impl Fn(Call) -> Then + Send + Sync + 'static) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -57,10 +70,8 @@ impl H2Origin {
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let script = script.clone();
+                let (script, builder) = (script.clone(), builder.clone());
                 Handle::current().spawn(async move {
-                    let mut builder = Builder::new();
-                    let builder = builder.max_concurrent_streams(streams_max);
                     let Ok(mut session) = builder.handshake(stream).await else { return };
                     let mut number = 0;
                     while let Some(Ok((request, respond))) = session.accept().await {
