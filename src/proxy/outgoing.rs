@@ -43,15 +43,17 @@ pub(super) fn outgoing(
         return Err(Kind::NoTunnel);
     }
     if has_body {
+        let is_call = grpc::is_call(&headers);
         exchange.upload = Some(Upload::new(
             body,
             UploadLimits {
                 bytes_max: route.spec.body_bytes_max,
                 // A call may be silent for as long both ways.
-                gap_max: match grpc::is_call(&headers) {
+                gap_max: match is_call {
                     true => backend.spec.timeouts.tunnel,
                     false => exchange.connection.listener.spec.timeouts.body,
                 },
+                is_call,
             },
         ));
     }

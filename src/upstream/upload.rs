@@ -29,6 +29,8 @@ pub struct UploadLimits {
     pub bytes_max: u64,
     /// Longest gap between two parts.
     pub gap_max: Duration,
+    /// Its answer may begin long before its end: then the silence of both ways is bounded there.
+    pub is_call: bool,
 }
 
 /// A body that a client sends.
@@ -46,6 +48,7 @@ pub struct Upload {
     kept: RefCell<Option<Kept>>,
     /// Tries that read it, so far.
     readers: Cell<u32>,
+    is_answered: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl Upload {
     /// One that sends what another one has kept.
     pub fn copy(whole: Whole) -> Rc<Self> {
         let Whole { parts, length } = whole;
-        let limits = UploadLimits { bytes_max: u64::MAX, gap_max: Duration::MAX };
+        let limits = UploadLimits { bytes_max: u64::MAX, gap_max: Duration::MAX, is_call: false };
         let kept = Kept { parts, ..Kept::default() };
         Self::of(None, limits, length, Some(kept), State::Done)
     }
@@ -127,6 +130,7 @@ impl Upload {
             progress: Cell::new(Instant::now()),
             kept: RefCell::new(kept),
             readers: Cell::new(0),
+            is_answered: Cell::new(false),
         })
     }
 
@@ -233,6 +237,9 @@ impl Upload {
                     self.state.set(State::WaitingForClient);
                     self.progress.set(now);
                 }
+                if self.limits.is_call && self.is_answered.get() {
+                    return Poll::Pending;
+                }
                 let deadline = self.progress.get() + self.limits.gap_max;
                 if gap.poll_until(deadline, now, cx).is_ready() {
                     return self.fail(Kind::BodyTimeout);
@@ -307,6 +314,11 @@ impl Part {
 }
 
 impl UploadReader {
+    /// Notes that its answer has begun.
+    pub(super) fn answered(&self) {
+        self.upload.is_answered.set(true);
+    }
+
     /// When a part of it was last handed on.
     pub(super) fn progress(&self) -> Instant {
         self.upload.progress.get()

@@ -316,8 +316,10 @@ fn a_client_that_resets_its_stream_ends_its_tunnel_alone() {
         let (mut kept, mut left) = (session.tunnel().await, session.tunnel().await);
         assert_echo(&mut left, b"x").await;
         drop(left);
-        origin.wait_for_closed(1);
+        // The reset leaves with this.
         assert_echo(&mut kept, b"still here").await;
+        origin.wait_for_closed(1);
+        assert_echo(&mut kept, b"and now").await;
     });
     origin.wait_for_closed(2);
     proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);

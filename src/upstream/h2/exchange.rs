@@ -116,6 +116,7 @@ impl Exchange {
         place: Place,
     ) -> Result<Answered, SendError> {
         let (parts, body) = answer.into_parts();
+        upload.reader.iter().for_each(UploadReader::answered);
         let came = Instant::now();
         place.heard(came);
         let bytes_left = length(&parts.headers).map_err(failed)?;
