@@ -14,6 +14,7 @@ With `drip` it answers everything, the head included, at one byte a second.
 """
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -111,8 +112,10 @@ async def answer(path, fields, reader, writer):
     elif parts[1] == "sink":
         body = json.dumps({"length": length, "sha256": digest.hexdigest()}).encode()
     elif parts[1] == "echo":
+        key = fields.get("sec-websocket-key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest())
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
-                     b"Upgrade: websocket\r\n\r\n")
+                     b"Upgrade: websocket\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()

@@ -1,15 +1,18 @@
-"""Upgraded connections (WebSocket) live on through reloads, over TLS and without."""
+"""WebSockets live on through reloads: over HTTP/1.1 with TLS and without, and over HTTP/2."""
 
 import random
+import resource
 import socket
 import ssl
 import time
 
+from . import h2_tunnels
 from .clients import is_open
 from .harness import Failed, mib, wait_for
 from .origins import python_origin
 
-TUNNELS, RELOADS = 200, 10
+# Tunnels over HTTP/2 of one connection.
+SHARE = 10
 
 CONFIG = """\
 [admin]
@@ -37,7 +40,8 @@ respond = {{ status = 200, body = "{version}" }}
 """
 
 UPGRADE = (b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
-           b"Upgrade: websocket\r\n\r\n")
+           b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+           b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 
 
 class Tunnel:
@@ -60,9 +64,8 @@ class Tunnel:
         if not head.startswith(b"HTTP/1.1 101 "):
             raise Failed(f"no upgrade, but {head}")
 
-    def echoes(self):
-        """Whether a new message comes back."""
-        message = random.randbytes(random.randint(1, 4096))
+    def echoes(self, message):
+        """Whether a message comes back."""
         try:
             self.socket.sendall(message)
             received = b""
@@ -75,8 +78,31 @@ class Tunnel:
             return False
         return received == message and is_open(self.socket)
 
+    def close(self):
+        self.socket.close()
+
+
+def open_all(proxy, count):
+    """Tunnels of all kinds: a tenth over HTTP/2, the others half with TLS and half without."""
+    shared = count // 10
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    port = proxy.port("secure")
+    connections = [h2_tunnels.Connection(port, context) for _ in range(shared // SHARE)]
+    tunnels = [connection.tunnel() for connection in connections for _ in range(SHARE)]
+    for listener in ("plain", "secure"):
+        of_listener = proxy.port(listener)
+        tunnels += [Tunnel(of_listener, listener == "secure")
+                    for _ in range((count - shared) // 2)]
+    return tunnels, count - shared + len(connections)
+
 
 def run(stage, result):
+    count, reloads = stage.length(2000, 400), stage.length(20, 6)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16), hard))
     for n in range(2):
         stage.certificate(f"site{n}")
     ports = [python_origin(stage) for _ in range(3)]
@@ -91,30 +117,27 @@ def run(stage, result):
 
     path = stage.write("headwater.toml", config(1))
     proxy = stage.headwater(path)
-    tunnels = [
-        Tunnel(proxy.port(listener), listener == "secure")
-        for listener in ("plain", "secure") for _ in range(TUNNELS // 2)
-    ]
+    tunnels, expected = open_all(proxy, count)
     messages, lost = 0, set()
-    for version in range(2, RELOADS + 2):
-        time.sleep(stage.length(5, 0.2))
+    for version in range(2, reloads + 2):
+        time.sleep(stage.length(1, 0.2))
         path.write_text(config(version))
         wait_for(f"generation {version}",
                  lambda: proxy.status()["generation"] == version, 5)
         for number, tunnel in enumerate(tunnels):
-            if not tunnel.echoes():
+            if not tunnel.echoes(random.randbytes(random.randint(1, 4096))):
                 lost.add(number)
             messages += 1
     connections = int(proxy.metrics().sum("connections"))
     for tunnel in tunnels:
-        tunnel.socket.close()
+        tunnel.close()
     wait_for("the connections to be let go",
              lambda: proxy.metrics().sum("connections") == 0, 5)
     resident = proxy.memory()
     code = proxy.stop()
-    result.figure(f"{TUNNELS} tunnels through {RELOADS} reloads, {messages} messages echoed, "
+    result.figure(f"{count} tunnels through {reloads} reloads, {messages} messages echoed, "
                   f"{len(lost)} lost, {connections} connections by the metrics, "
                   f"RSS {mib(resident)}, exit code {code}")
     result.require(not lost, f"{len(lost)} tunnels were lost")
-    result.require(connections == TUNNELS, f"{connections} connections instead of {TUNNELS}")
+    result.require(connections == expected, f"{connections} connections instead of {expected}")
     result.require(code == 0, f"exit code {code}")
