@@ -29,6 +29,7 @@ class Connection:
 
     def __init__(self, port, context):
         plain = socket.create_connection(("127.0.0.1", port), 10)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(plain, server_hostname="localhost")
         if self.socket.selected_alpn_protocol() != "h2":
             raise Failed("no HTTP/2 by ALPN")

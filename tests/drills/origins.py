@@ -81,7 +81,7 @@ def python_origin(stage):
 
 async def read_body(reader, fields):
     """The parts of a body."""
-    if fields.get("transfer-encoding") == "chunked":
+    if fields.get("transfer-encoding", "").lower() == "chunked":
         while size := int((await reader.readline()).split(b";")[0], 16):
             yield await reader.readexactly(size)
             await reader.readline()
@@ -148,7 +148,7 @@ async def serve(reader, writer):
             path, fields = line.decode().split()[1], {}
             while (line := await reader.readline()).strip():
                 name, _, value = line.decode("latin-1").partition(":")
-                fields[name.lower()] = value.strip().lower()
+                fields[name.lower()] = value.strip()
             if not await answer(path, fields, reader, writer):
                 break
     except (ConnectionError, asyncio.IncompleteReadError):

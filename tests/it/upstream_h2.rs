@@ -10,6 +10,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 
+use crate::support::client as h1;
 use crate::support::h2::{self, Session, Upload, full};
 use crate::support::h2_origin::{Call, H2Origin, Then};
 use crate::support::{Authority, Folder, Origin, Proxy, Setup, eventually, ok};
@@ -384,4 +385,123 @@ fn at_the_limit_of_connections_requests_wait_for_those_before_them() {
             assert_eq!(answer.await.unwrap().status(), 200);
         }
     });
+}
+
+#[test]
+fn answers_without_a_body_have_none_for_a_client_of_http_1() {
+    let origin = H2Origin::scripted(100, |mut call| {
+        let head = http::Response::builder();
+        let head = match call.path().as_str() {
+            "/204" => head.status(204),
+            "/304" => head.status(304).header("content-length", "5").header("etag", "\"a\""),
+            _ => head.header("content-length", "5"),
+        };
+        call.respond.send_response(head.body(()).unwrap(), true).unwrap();
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    let mut client = proxy.connect();
+    for (path, status, length) in [("/204", 204, None), ("/304", 304, Some("5"))] {
+        let answer = client.get(path, &[]);
+        assert_eq!((answer.status, answer.body()), (status, &b""[..]));
+        assert_eq!(answer.header("content-length"), length.filter(|_| status != 304));
+    }
+    client.send("HEAD / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    let answer = client.head_answer();
+    assert_eq!((answer.status, answer.header("content-length")), (200, Some("5")));
+    assert_eq!(client.get("/204", &[]).status, 204, "the connection goes on");
+}
+
+#[test]
+fn fields_of_one_hop_do_not_reach_an_endpoint() {
+    let origin = H2Origin::scripted(100, |call| {
+        let headers = call.request.headers();
+        let of_hop = ["connection", "keep-alive", "upgrade", "transfer-encoding", "x-hop", "host"];
+        let found: Vec<_> = of_hop.iter().filter(|name| headers.contains_key(**name)).collect();
+        let text = format!("{found:?} {:?} {:?}", headers["te"], headers["cookie"]);
+        call.answer(text)
+    });
+    let proxy = start(&origin, "");
+    let fields = [
+        "Connection: keep-alive, x-hop, te",
+        "Keep-Alive: timeout=5",
+        "X-Hop: 1",
+        "TE: trailers, gzip",
+        "Cookie: a=b; c=d",
+    ];
+    assert_eq!(proxy.get("/", &fields).text(), "[] \"trailers\" \"a=b; c=d\"");
+}
+
+#[test]
+fn a_length_that_is_not_kept_breaks_the_answer() {
+    let origin = H2Origin::scripted(100, |mut call| {
+        let head = http::Response::builder().header("content-length", "10").body(()).unwrap();
+        let mut stream = call.respond.send_response(head, false).unwrap();
+        stream.send_data("four".into(), call.path() == "/short").unwrap();
+        if call.path() == "/long" {
+            stream.send_data("and far more".into(), true).unwrap();
+        }
+        Then::Continue
+    });
+    let proxy = Setup::empty()
+        .pool(&[&origin], "protocol = \"h2\"\nretry = false\ntimeouts.idle = \"300ms\"")
+        .route("cache = { ttl = \"60s\" }")
+        .start();
+    for path in ["/short", "/long", "/silent"] {
+        for _ in 0..2 {
+            let mut client = proxy.connect();
+            client.send(h1::request("GET", path, &["Connection: close"]));
+            let all = String::from_utf8(client.rest()).unwrap();
+            let body = all.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            assert!(all.starts_with("HTTP/1.1 502") || body.len() < 10, "{path}: {all}");
+            assert!(!all.contains("hit"), "{path}: {all}");
+        }
+    }
+}
+
+#[test]
+fn who_reads_nothing_stops_the_other_end() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let origin = H2Origin::scripted(100, move |mut call| {
+        let count = count.clone();
+        Handle::current().spawn(async move {
+            let head = http::Response::new(());
+            let mut stream = call.respond.send_response(head, false).unwrap();
+            loop {
+                stream.reserve_capacity(16 << 10);
+                let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                let Some(Ok(bytes)) = capacity else { return };
+                if stream.send_data(vec![b'x'; bytes].into(), false).is_err() {
+                    return;
+                }
+                count.fetch_add(bytes, Ordering::SeqCst);
+            }
+        });
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    let mut before = 0;
+    let mut looks = 0;
+    eventually("the endpoint to stop", || {
+        let now = sent.load(Ordering::SeqCst);
+        looks = if now == before && now > 0 { looks + 1 } else { 0 };
+        before = now;
+        (looks > 40).then_some(())
+    });
+    assert!(before < 32 << 20, "{before} bytes");
+    drop(client);
+
+    let held = std::sync::Mutex::new(Vec::new());
+    let origin = H2Origin::scripted(100, move |call| {
+        held.lock().unwrap().push(call);
+        Then::Continue
+    });
+    let proxy = start(&origin, "");
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 67108864\r\n\r\n");
+    let pushed = client.push(64 << 20, Duration::from_millis(200));
+    assert!(pushed < 32 << 20, "{pushed} bytes");
 }

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::session::Place;
@@ -21,15 +21,6 @@ use crate::upstream::Deadlines;
 use crate::upstream::connection::{BodyPart, SendError};
 use crate::upstream::h1::{RequestHead, TIMEOUT_NAME};
 use crate::upstream::upload::{Upload, UploadReader};
-
-/// What a message of HTTP/2 must not have.
-const OF_THE_CONNECTION: [HeaderName; 5] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// A request whose head was answered.
 #[derive(Debug)]
@@ -290,10 +281,6 @@ pub(super) fn assemble(
 ) -> Result<Request<()>, http::Error> {
     let mut headers = head.request.headers.clone();
     let host = headers.remove(HOST);
-    // RFC 9113 §8.2.2. The client's are off by now; these a route's edits have put on.
-    for name in OF_THE_CONNECTION {
-        headers.remove(name);
-    }
     let mut uri = Uri::builder()
         .scheme(if head.is_secure { Scheme::HTTPS } else { Scheme::HTTP })
         .authority(match &host {
