@@ -34,6 +34,7 @@ pub mod balance;
 pub mod cache;
 pub mod compress;
 pub mod files;
+pub mod front;
 pub mod outgoing;
 pub mod route;
 pub mod tls;

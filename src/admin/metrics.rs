@@ -14,6 +14,7 @@ use prometheus::process_collector::ProcessCollector;
 use super::Context;
 use super::reloads::ReloadRecord;
 use super::reply::Refusal;
+use crate::config::model::Front;
 use crate::metrics::Exposition;
 use crate::purge::Shared;
 use crate::snapshot::Snapshot;
@@ -46,6 +47,7 @@ impl Scrape {
         self.collect_traffic(&mut out);
         self.collect_certificates(&mut out);
         self.collect_certificate_problems(&mut out);
+        self.collect_trusted(&mut out);
         self.collect_config(&mut out);
         self.purges.collect(&self.snapshot.config, &mut out);
         out.counter(
@@ -117,6 +119,32 @@ impl Scrape {
                 "Certificates of a folder that cannot be used as they are.",
             )
             .series(&[("listener", &listener.spec.name)], tls.problems.len() as f64);
+        }
+    }
+
+    /// The lists of the fronts' addresses.
+    fn collect_trusted(&self, out: &mut Exposition) {
+        let now = SystemTime::now();
+        for listener in self.snapshot.listeners.values() {
+            let (spec, trusted) = (&listener.spec, &listener.trusted);
+            if spec.front == Front::None && spec.trusted_from.is_none() {
+                continue;
+            }
+            let label = ("listener", &*spec.name);
+            out.gauge("headwater_trusted_ranges", "Networks of the front that are believed.")
+                .series(&[label], trusted.listed() as f64);
+            out.gauge(
+                "headwater_trusted_ranges_problem",
+                "1 if the file of the front's networks cannot be used, and others are.",
+            )
+            .series(&[label], f64::from(u8::from(trusted.trouble.is_some())));
+            if let Some(age) = trusted.age(spec, now) {
+                out.gauge(
+                    "headwater_trusted_ranges_age_seconds",
+                    "Since when the list of the front's networks has not been made anew.",
+                )
+                .series(&[label], age.as_secs_f64());
+            }
         }
     }
 

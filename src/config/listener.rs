@@ -3,14 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use super::address;
 use super::diagnostics::Invalid;
+use super::listener_front;
 use super::listener_tls;
 use super::model::{
-    BindAddress, ClientIpHeader, Hsts, Listener, ListenerLimits, ListenerTimeouts, Located, Name,
-    Protocols,
+    BindAddress, Front, Hsts, Listener, ListenerLimits, ListenerTimeouts, Located, Name, Protocols,
 };
 use super::reader::Table;
 use super::units::DURATION_MAX;
@@ -56,19 +54,7 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
     let has_tls = table.value("tls").is_some();
     let tls = table.read("tls", Value::table).map(listener_tls::read);
     let protocols = table.read("protocols", protocols);
-    let trusted = table.read("trusted", |value| {
-        value.list("[\"10.0.0.0/8\"]", |item| {
-            item.parse("a network", "\"10.0.0.0/8\"", address::network)
-        })
-    });
-    let trusted = trusted.unwrap_or_default();
-    let client_ip_header = table.read("client_ip_header", |value| {
-        if trusted.is_empty() {
-            let warning = value.warning("no peer is trusted, so it is never read");
-            value.context.push(warning.help("name the proxies in front in `trusted`"));
-        }
-        client_ip_header(value)
-    });
+    let front = listener_front::read(table);
     let https_redirect = table.read("https_redirect", |value| {
         let port = https_redirect(value)?;
         if has_tls {
@@ -79,7 +65,7 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
     });
     let proxy_protocol = table.read("proxy_protocol", |value| {
         let is_on = value.boolean()?;
-        if is_on && trusted.is_empty() {
+        if is_on && !front.trusts_somebody {
             value.invalid(
                 Invalid::new("no peer is trusted, so every connection would be closed")
                     .help("name the proxies that send it in `trusted`"),
@@ -87,8 +73,8 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
         }
         Some(is_on)
     });
-    let hsts = hsts(table, has_tls || !trusted.is_empty());
-    let timeouts = timeouts(table.table("timeouts"));
+    let hsts = hsts(table, has_tls || front.trusts_somebody);
+    let timeouts = timeouts(table.table("timeouts"), front.front);
     let limits = limits(table.table("limits"));
 
     let (tls, default) = match tls {
@@ -103,8 +89,12 @@ fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> O
         bind,
         tls,
         protocols: protocols.unwrap_or(default),
-        trusted,
-        client_ip_header,
+        front: front.front,
+        front_span: front.span,
+        trusted: front.trusted,
+        trusted_from: front.trusted_from,
+        front_required: front.required,
+        client_ip_header: front.client_ip_header,
         proxy_protocol: proxy_protocol.unwrap_or(false),
         https_redirect,
         hsts,
@@ -136,19 +126,6 @@ fn protocols(value: &Value<'_>) -> Option<Protocols> {
     (protocols.h1 || protocols.h2).then_some(protocols)
 }
 
-fn client_ip_header(value: &Value<'_>) -> Option<ClientIpHeader> {
-    value.parse("the name of a header", "\"x-forwarded-for\"", |text| {
-        let name = HeaderName::from_bytes(text.as_bytes());
-        let name =
-            name.map_err(|_| Invalid::new(format!("{text:?} is not the name of a header")))?;
-        Ok(if name == "x-forwarded-for" {
-            ClientIpHeader::ForwardedFor
-        } else {
-            ClientIpHeader::Single(name)
-        })
-    })
-}
-
 fn https_redirect(value: &Value<'_>) -> Option<u16> {
     if value.is_boolean() {
         return value.boolean()?.then_some(HTTPS_PORT);
@@ -175,14 +152,14 @@ fn hsts(table: &Table<'_>, may_be_https: bool) -> Option<Hsts> {
     Some(Hsts { max_age: max_age?, subdomains: subdomains.unwrap_or(false) })
 }
 
-fn timeouts(table: Table<'_>) -> ListenerTimeouts {
+fn timeouts(table: Table<'_>, front: Front) -> ListenerTimeouts {
     let timeout = |key, seconds| table.duration(key, Duration::from_secs(seconds), &TIMEOUT);
     let timeouts = ListenerTimeouts {
         handshake: timeout("handshake", 10),
         header: timeout("header", 10),
         body: timeout("body", 30),
         write: timeout("write", 30),
-        idle: timeout("idle", 75),
+        idle: timeout("idle", front.idle_default_secs()),
     };
     table.finish();
     timeouts
@@ -206,6 +183,7 @@ fn limits(table: Table<'_>) -> ListenerLimits {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::ClientIpHeader;
     use super::super::testing::{Folder, config_of, diagnostics_of};
     use super::*;
 

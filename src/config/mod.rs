@@ -33,6 +33,7 @@ mod health;
 pub mod host;
 mod interpolate;
 mod listener;
+mod listener_front;
 mod listener_tls;
 pub mod model;
 mod path;

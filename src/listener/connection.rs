@@ -25,7 +25,7 @@ use crate::proxy::client::{ClientConnection, Ends, Protocol, TlsFacts};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
 use crate::snapshot::Listener;
-use crate::snapshot::stats::ParseError;
+use crate::snapshot::stats::{ParseError, Rejection};
 use crate::tls::{ALPN_H1, ALPN_H2};
 
 /// What a client of HTTP/2 begins with.
@@ -85,6 +85,11 @@ async fn arrive(listener: &Listener, ends: Ends, mut socket: Socket) -> Option<A
         true => proxy_protocol::read(listener, ends, &mut socket).await?,
         false => ends,
     };
+    if !listener.admits(ends.peer.ip(), ends.is_trusted(listener)) {
+        listener.stats.rejected[Rejection::NotFront as usize].increment();
+        tracing::debug!(listener = %listener.spec.name, peer = %ends.peer.ip(), "not the front");
+        return None;
+    }
     let Some(tls) = &listener.tls else {
         let protocol = plain_protocol(listener, &ends, &mut socket).await?;
         return Some(Arrived { transport: Transport::Plain(socket), protocol, ends, tls: None });

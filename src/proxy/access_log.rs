@@ -47,6 +47,7 @@ pub struct Record<'a> {
     pub upstream: Option<Duration>,
     pub attempts: u32,
     pub request_id: &'a [u8],
+    pub front_id: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
     pub referer: Option<&'a [u8]>,
     pub error: Option<&'static str>,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::access_log::Record;
 use super::client::ClientConnection;
 use super::forward::Trace;
+use super::headers;
 use super::local::{Local, SnapshotRef};
 use crate::balance::Endpoint;
 use crate::cache::control::ResponseControl;
@@ -70,6 +71,10 @@ struct Logged {
     uri: Uri,
     host: Option<HeaderValue>,
     version: Version,
+    /// The client's, as far as it is known.
+    scheme: &'static str,
+    /// How the front calls the request.
+    front_id: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
 }
@@ -93,6 +98,8 @@ impl Exchange {
                 uri: request.uri.clone(),
                 host: copy(http::header::HOST),
                 version: request.version,
+                scheme: headers::scheme(connection, &request.headers),
+                front_id: headers::front_id(connection, &request.headers),
                 user_agent: copy(USER_AGENT),
                 referer: copy(REFERER),
             })
@@ -159,10 +166,6 @@ impl Exchange {
         }
     }
 
-    pub fn scheme(&self) -> &'static str {
-        self.connection.scheme()
-    }
-
     fn finish(&self) {
         let now = Instant::now();
         let status = self
@@ -206,7 +209,7 @@ impl Exchange {
                 listener: &self.connection.listener.spec.name,
                 route: self.route().map_or("none", |route| &route.spec.name),
                 method: logged.method.as_str(),
-                scheme: self.scheme(),
+                scheme: logged.scheme,
                 host: authority.or_else(|| text(&logged.host)),
                 path: logged.uri.path(),
                 query: logged.uri.query(),
@@ -217,6 +220,7 @@ impl Exchange {
                 upstream: self.upstream,
                 attempts: self.attempts,
                 request_id: self.request_id.as_bytes(),
+                front_id: logged.front_id.as_ref().map(HeaderValue::as_bytes),
                 user_agent: logged.user_agent.as_ref().map(HeaderValue::as_bytes),
                 referer: logged.referer.as_ref().map(HeaderValue::as_bytes),
                 error: self.error.map(Kind::as_str),

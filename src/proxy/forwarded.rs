@@ -14,6 +14,9 @@ use super::client::ClientConnection;
 use super::headers::{self, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::hex;
 use crate::balance::Rng;
+use crate::config::model::ClientIpHeader;
+use crate::front;
+use crate::snapshot::Listener;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
@@ -68,11 +71,10 @@ impl Field {
             | "upgrade" | "http2-settings" | "expect" | "x-request-id" => Self::Dropped,
             // RFC 9440 §4: only we may say them.
             "client-cert" | "client-cert-chain" => Self::Dropped,
-            "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
-            | "cf-connecting-ip" | "true-client-ip" | "x-real-ip" => Self::AboutClient,
             "te" => Self::Te,
             "cookie" => Self::Cookie,
             "traceparent" => Self::Trace,
+            other if front::is_about_client(other) => Self::AboutClient,
             other if other.contains('_') => Self::of_underscored(other),
             _ => Self::Kept,
         }
@@ -107,18 +109,19 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
     // HTTP/1.0 may come without; what is sent on has a Host, be it an empty one (RFC 9112 §3.2).
     to.append(HOST, hop.host.unwrap_or(&told.authority).clone());
     let options = headers::connection_options(from);
+    let listener = &hop.connection.listener;
     let (mut cookies, mut has_trace, mut wants_trailers) = (0, false, false);
     for (name, value) in from {
         match Field::of(name) {
-            Field::Kept => {}
-            Field::AboutClient if hop.connection.is_trusted => {}
+            Field::Kept if !is_named(listener, name) => {}
+            Field::Kept | Field::AboutClient if is_believed(hop.connection, name) => {}
             Field::Cookie => cookies += 1,
             Field::Trace => has_trace = true,
             Field::Te => {
                 wants_trailers |= headers::has_token(from, &TE, "trailers");
                 continue;
             }
-            Field::Dropped | Field::AboutClient => continue,
+            Field::Dropped | Field::Kept | Field::AboutClient => continue,
         }
         if options.is_empty() || !options.contains(name) {
             to.append(name, value.clone());
@@ -140,6 +143,34 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
         to.append(TRACEPARENT, traceparent(hop.rng));
     }
     to
+}
+
+/// Whether a field that is not known to tell of clients does so on this listener.
+fn is_named(listener: &Listener, name: &HeaderName) -> bool {
+    listener.trace_field.as_ref() == Some(name) || tells_address(listener, name)
+}
+
+fn tells_address(listener: &Listener, name: &HeaderName) -> bool {
+    match &listener.spec.client_ip_header {
+        Some(ClientIpHeader::Single(named)) => spelt_alike(name, named),
+        _ => false,
+    }
+}
+
+/// As applications do that read `_` as `-`.
+fn spelt_alike(name: &HeaderName, other: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (name, other) = (name.as_str().bytes(), other.as_str().bytes());
+    name.len() == other.len() && name.map(plain).eq(other.map(plain))
+}
+
+/// Whether what a peer says in such a field is its own word, and believed.
+fn is_believed(connection: &ClientConnection, name: &HeaderName) -> bool {
+    let listener = &connection.listener;
+    connection.is_trusted
+        && (front::is_written_by(listener.spec.front, name.as_str())
+            || matches!(&listener.spec.client_ip_header,
+                Some(ClientIpHeader::Single(named)) if named == name))
 }
 
 /// HTTP/2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 §8.2.3).

@@ -7,11 +7,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, Entry, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::ClientConnection;
-use crate::config::model::{ClientIpHeader, HeaderEdits};
+use crate::config::model::{ClientIpHeader, Front, HeaderEdits};
 use crate::route::template::{self, Values};
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLOUDFRONT_FORWARDED_PROTO: HeaderName =
+    HeaderName::from_static("cloudfront-forwarded-proto");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The fields that Connection names, but for those that nobody may take off with it: framing and
@@ -51,12 +53,13 @@ pub(super) fn client_ip(connection: &ClientConnection, headers: &HeaderMap) -> I
             let value = values.next().filter(|_| values.next().is_none());
             value.and_then(|value| address(value.as_bytes())).unwrap_or(peer)
         }
+        Some(ClientIpHeader::SecondForwardedFor) => {
+            let hops = hops(headers);
+            let second = hops.len().checked_sub(2).and_then(|index| address(hops[index]));
+            second.unwrap_or(peer)
+        }
         Some(ClientIpHeader::ForwardedFor) | None => {
-            let hops: Vec<&[u8]> = headers
-                .get_all(X_FORWARDED_FOR)
-                .iter()
-                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-                .collect();
+            let hops = hops(headers);
             let mut client = peer;
             for hop in hops.iter().rev() {
                 // What is no address was not written by a proxy that is trusted.
@@ -71,6 +74,12 @@ pub(super) fn client_ip(connection: &ClientConnection, headers: &HeaderMap) -> I
     }
 }
 
+/// The members of X-Forwarded-For.
+fn hops(headers: &HeaderMap) -> Vec<&[u8]> {
+    let values = headers.get_all(X_FORWARDED_FOR).iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).collect()
+}
+
 /// An address as proxies write it: bare, in brackets, or with a port.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
@@ -83,16 +92,18 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 
 /// The scheme that the client used, as far as it is known.
 pub(super) fn scheme(connection: &ClientConnection, headers: &HeaderMap) -> &'static str {
-    if connection.is_trusted
-        && let Some(proto) = headers.get(X_FORWARDED_PROTO)
-    {
-        match proto.as_bytes() {
-            b"https" => return "https",
-            b"http" => return "http",
-            _ => {}
-        }
+    if !connection.is_trusted {
+        return connection.scheme();
     }
-    connection.scheme()
+    // CloudFront takes the common field off, and says it in one of its own where told to.
+    let own = (connection.listener.spec.front == Front::CloudFront)
+        .then(|| headers.get(CLOUDFRONT_FORWARDED_PROTO))
+        .flatten();
+    match own.or_else(|| headers.get(X_FORWARDED_PROTO)).map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ => connection.scheme(),
+    }
 }
 
 /// A request id from a trusted peer.
@@ -111,6 +122,12 @@ pub(super) fn trusted_request_id(
             (1..=BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
         })
         .cloned()
+}
+
+/// How a trusted front calls the request.
+pub(super) fn front_id(connection: &ClientConnection, headers: &HeaderMap) -> Option<HeaderValue> {
+    let name = connection.listener.trace_field.as_ref().filter(|_| connection.is_trusted)?;
+    headers.get(name).cloned()
 }
 
 /// Adds our hop to Via.

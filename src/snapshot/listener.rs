@@ -1,15 +1,18 @@
 //! A listener, compiled: what a connection and its requests look up.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::limit::ConnectionLimit;
 use super::stats::{self, ListenerStats};
+use super::trusted::Trusted;
 use crate::cidr::CidrSet;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Hsts};
+use crate::front;
 use crate::tls::ListenerTlsState;
 use crate::tls::state::Plan;
 
@@ -20,7 +23,11 @@ pub struct Listener {
     pub id: usize,
     /// `None` for a plain listener.
     pub tls: Option<Arc<ListenerTlsState>>,
-    pub trusted: CidrSet,
+    pub trusted: Trusted,
+    /// Who is served although not trusted; `None`: everybody is.
+    required: Option<CidrSet>,
+    /// In which the front names a request.
+    pub trace_field: Option<HeaderName>,
     /// The value of `Strict-Transport-Security`.
     pub hsts: Option<HeaderValue>,
     pub stats: Arc<ListenerStats>,
@@ -40,6 +47,8 @@ impl Listener {
         {
             return Ok(previous.clone());
         }
+        let trusted = Trusted::build(spec, previous.map(|listener| &listener.trusted))
+            .map_err(|problem| vec![problem])?;
         let before = previous.and_then(|listener| Some((listener, listener.tls.as_ref()?)));
         let tls = match (&spec.tls, before) {
             (None, _) => None,
@@ -71,7 +80,9 @@ impl Listener {
             spec: spec.clone(),
             id: stats::listener_id(&spec.name),
             tls,
-            trusted: spec.trusted.iter().copied().collect(),
+            trusted,
+            required: spec.front_required.as_ref().map(|exempt| exempt.iter().copied().collect()),
+            trace_field: front::trace_field(spec.front),
             hsts: spec.hsts.and_then(hsts),
             stats: previous.map(|listener| listener.stats.clone()).unwrap_or_default(),
             limit,
@@ -86,9 +97,17 @@ impl Listener {
 
     /// What is doubtful about the certificates and what is asked of clients.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<Diagnostic> {
-        let (Some(state), Some(spec)) = (&self.tls, &self.spec.tls) else { return Vec::new() };
-        let warnings = state.warnings(spec, now);
-        warnings.into_iter().map(|(span, text)| Diagnostic::warning(span, text)).collect()
+        let mut all = self.trusted.warnings(&self.spec, now);
+        if let (Some(state), Some(spec)) = (&self.tls, &self.spec.tls) {
+            let warnings = state.warnings(spec, now);
+            all.extend(warnings.into_iter().map(|(span, text)| Diagnostic::warning(span, text)));
+        }
+        all
+    }
+
+    /// Whether a peer is served at all, trusted or not.
+    pub fn admits(&self, peer: IpAddr, is_trusted: bool) -> bool {
+        is_trusted || self.required.as_ref().is_none_or(|exempt| exempt.contains(peer))
     }
 }
 

@@ -13,6 +13,7 @@ mod route;
 pub mod stats;
 #[cfg(test)]
 pub mod testing;
+mod trusted;
 mod via;
 
 use std::borrow::Cow;

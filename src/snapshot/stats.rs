@@ -205,10 +205,13 @@ pub enum Rejection {
     Untrusted,
     /// It was not one, or did not come in time.
     ProxyHeader,
+    /// Only the front is served, and this is not it.
+    NotFront,
 }
 
 impl Rejection {
-    pub const ALL: [Self; 4] = [Self::Accept, Self::Limit, Self::Untrusted, Self::ProxyHeader];
+    pub const ALL: [Self; 5] =
+        [Self::Accept, Self::Limit, Self::Untrusted, Self::ProxyHeader, Self::NotFront];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -216,6 +219,7 @@ impl Rejection {
             Self::Limit => "limit",
             Self::Untrusted => "untrusted",
             Self::ProxyHeader => "proxy_header",
+            Self::NotFront => "not_front",
         }
     }
 }

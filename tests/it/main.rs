@@ -31,6 +31,7 @@ mod examples;
 mod files;
 mod freshness;
 mod front_purges;
+mod fronts;
 mod headers;
 mod hedging;
 mod http2;

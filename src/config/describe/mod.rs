@@ -121,8 +121,12 @@ fn listener(listener: &Listener) -> Value {
         "tls": tls,
         "protocols": protocols.map(|(name, _)| name).collect::<Vec<_>>(),
         "trusted": listener.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "front": listener.front.as_str(),
+        "trusted_from": listener.trusted_from.as_ref().map(|from| from.path.display().to_string()),
+        "front_required": listener.front_required.is_some(),
+        "front_exempt": listener.front_required.iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
         "client_ip_header": listener.client_ip_header.as_ref().map(|header| match header {
-            ClientIpHeader::ForwardedFor => "x-forwarded-for",
+            ClientIpHeader::ForwardedFor | ClientIpHeader::SecondForwardedFor => "x-forwarded-for",
             ClientIpHeader::Single(name) => name.as_str(),
         }),
         "proxy_protocol": listener.proxy_protocol,

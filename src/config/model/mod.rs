@@ -8,6 +8,7 @@
 mod balancing;
 mod cache;
 mod conditions;
+mod front;
 mod pool;
 mod purge;
 mod route;
@@ -27,6 +28,7 @@ use regex::Regex;
 pub use balancing::*;
 pub use cache::*;
 pub use conditions::*;
+pub use front::*;
 pub use pool::*;
 pub use purge::*;
 pub use route::*;
@@ -144,13 +146,14 @@ pub enum AccessField {
     UpstreamMs,
     Attempts,
     RequestId,
+    FrontId,
     UserAgent,
     Referer,
     Error,
 }
 
 impl AccessField {
-    pub const NAMES: [(&'static str, Self); 24] = [
+    pub const NAMES: [(&'static str, Self); 25] = [
         ("time", Self::Time),
         ("client_ip", Self::ClientIp),
         ("peer_ip", Self::PeerIp),
@@ -172,6 +175,7 @@ impl AccessField {
         ("upstream_ms", Self::UpstreamMs),
         ("attempts", Self::Attempts),
         ("request_id", Self::RequestId),
+        ("front_id", Self::FrontId),
         ("user_agent", Self::UserAgent),
         ("referer", Self::Referer),
         ("error", Self::Error),
@@ -201,8 +205,15 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// At least one of the two is on; on a plain listener `h2` means prior knowledge.
     pub protocols: Protocols,
-    /// Peers whose forwarding headers are believed.
+    pub front: Front,
+    /// Where it is written; the listener itself where it is not.
+    pub front_span: SpanOf,
+    /// Peers whose forwarding headers are believed, beside those of the front.
     pub trusted: Vec<IpNet>,
+    /// More of them; instead of those that are built in.
+    pub trusted_from: Option<RangesFile>,
+    /// Peers that are served although they are not trusted; `None`: everybody is.
+    pub front_required: Option<Vec<IpNet>>,
     pub client_ip_header: Option<ClientIpHeader>,
     /// Every connection begins with a PROXY header, and only `trusted` peers may send one.
     pub proxy_protocol: bool,
@@ -232,6 +243,8 @@ pub struct Hsts {
 pub enum ClientIpHeader {
     /// The rightmost address of `X-Forwarded-For` that is not trusted.
     ForwardedFor,
+    /// The second address of `X-Forwarded-For` from the right: the last is the front's own.
+    SecondForwardedFor,
     /// A header that holds exactly one address.
     Single(HeaderName),
 }

@@ -1,0 +1,8 @@
+//! What is known of the fronts: their addresses, and which fields they write themselves.
+//!
+//! A front's own word is believed; what it merely passes on from the visitor is not.
+
+mod fields;
+pub mod ranges;
+
+pub use fields::{is_about_client, is_written_by, trace_field};
