@@ -44,7 +44,7 @@ fn pebble(folder: &Folder, authority: &Authority, http_port: u16, life: u32) -> 
         .arg("-config")
         .arg(file)
         .env("PEBBLE_VA_NOSLEEP", "1")
-        .env("PEBBLE_WFE_NONCEREJECT", "20")
+        .env("PEBBLE_WFE_NONCEREJECT", "0")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
