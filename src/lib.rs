@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod worker;
 
 // The control plane.
+pub mod acme;
 pub mod admin;
 pub mod discovery;
 pub mod expiry;
@@ -32,6 +33,7 @@ pub mod snapshot;
 // Its parts.
 pub mod balance;
 pub mod cache;
+pub mod challenges;
 pub mod compress;
 pub mod files;
 pub mod front;

@@ -29,7 +29,7 @@ use crate::reload::{self, Reloader, Trigger};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
-use crate::{discovery, expiry, health, metrics, outgoing, purge};
+use crate::{acme, discovery, expiry, health, metrics, outgoing, purge};
 
 /// Threads for file work, for the whole process.
 const FILE_THREADS: usize = 8;
@@ -133,6 +133,7 @@ fn prepare(path: &Path) -> Result<Prepared, Exit> {
     let resources = Resources {
         cache: Cache::new(&loaded.draft.cache, workers),
         under_way: Arc::default(),
+        challenges: Arc::default(),
         files: reader,
         connections: ConnectionLimit::of_process(compile::connections_max(descriptors_max)),
     };
@@ -247,6 +248,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         }
         Err(error) => tracing::error!(%error, "the caches in front are not purged"),
     }
+    tasks.spawn("acme", acme::run(published.clone(), shutdown.stop()));
     tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {

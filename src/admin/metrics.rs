@@ -49,6 +49,13 @@ impl Scrape {
         self.collect_certificate_problems(&mut out);
         self.collect_trusted(&mut out);
         self.collect_config(&mut out);
+        for (result, counter) in [
+            ("issued", &self.snapshot.challenges.issued),
+            ("failed", &self.snapshot.challenges.failed),
+        ] {
+            out.counter("headwater_acme_orders_total", "Orders of certificates, by their end.")
+                .series(&[("result", result)], counter.value() as f64);
+        }
         self.purges.collect(&self.snapshot.config, &mut out);
         out.counter(
             "headwater_access_log_dropped_total",

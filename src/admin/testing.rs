@@ -87,6 +87,7 @@ pub(super) fn snapshot(text: &str) -> Snapshot {
     let resources = Resources {
         cache: Cache::new(&config.cache, 1),
         under_way: Arc::default(),
+        challenges: Arc::default(),
         files: Reader::start(1, 1).unwrap(),
         connections: ConnectionLimit::of_process(1000),
     };

@@ -19,6 +19,7 @@
 //!
 //! Deliberately absent: serde (it stops at the first error), any runtime type, and watching.
 
+mod acme;
 mod address;
 mod balancing;
 mod conditions;
@@ -220,7 +221,7 @@ fn read_source(context: &Context<'_>, path: &Path) -> Result<(FileId, Arc<str>),
 }
 
 fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
-    let Sections { process, admin, log, cache, purge, listeners, pools, routes } =
+    let Sections { process, admin, log, cache, purge, acme, listeners, pools, routes } =
         sections::join(context, roots);
     let names = |sections: &[Section<'_>]| {
         sections.iter().map(|section| (section.name.clone(), section.span)).collect()
@@ -243,6 +244,7 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
         log: globals::log(log),
         cache: globals::cache(cache),
         purge: purge::read(purge),
+        acme: acme.and_then(acme::read),
         listeners: listeners.into_iter().filter_map(|reading| reading.listener).collect(),
         pools: pools
             .into_iter()

@@ -158,6 +158,11 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// Whether it is written at all.
+    pub(super) fn is_there(&self) -> bool {
+        self.entries.is_some()
+    }
+
     /// All entries of a table whose keys are the operator's, in the order of the keys.
     pub(super) fn entries(&self) -> Vec<Entry<'a>> {
         let kind = join(&self.kind, "NAME");

@@ -20,6 +20,8 @@ pub(super) struct Sections<'a> {
     pub(super) log: Table<'a>,
     pub(super) cache: Table<'a>,
     pub(super) purge: Table<'a>,
+    /// `None` where there is no such table.
+    pub(super) acme: Option<Table<'a>>,
     pub(super) listeners: Vec<Section<'a>>,
     pub(super) pools: Vec<Section<'a>>,
     pub(super) routes: Vec<Table<'a>>,
@@ -48,6 +50,7 @@ pub(super) fn join<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Secti
         log: single(context, &roots, "log"),
         cache: single(context, &roots, "cache"),
         purge: single(context, &roots, "purge"),
+        acme: Some(single(context, &roots, "acme")).filter(Table::is_there),
         listeners: named(&roots, "listener"),
         pools: named(&roots, "pool"),
         routes: routes(&roots),

@@ -117,6 +117,9 @@ fn begin(
             return now(deliver::error(exchange, &parts.headers, Kind::UnprovenClient));
         }
     }
+    if let Some(response) = challenge(&exchange, &target) {
+        return now(deliver::response(exchange, &asked, response, None));
+    }
     if let Some(port) = connection.listener.spec.https_redirect
         && headers::scheme(connection, &parts.headers) == "http"
         && !target.path.starts_with(ACME_CHALLENGES)
@@ -351,6 +354,16 @@ fn to_https(target: &Target<'_>, port: u16) -> Response<Body> {
     }
     respond::redirect(StatusCode::PERMANENT_REDIRECT, &location)
         .unwrap_or_else(|| empty(StatusCode::BAD_REQUEST))
+}
+
+/// What an authority looks for that we asked for a certificate.
+fn challenge(exchange: &Exchange, target: &Target<'_>) -> Option<Response<Body>> {
+    let token = target.path.strip_prefix(ACME_CHALLENGES)?;
+    let answer = exchange.snapshot.challenges.answer(token)?;
+    let mut response = Response::new(Body::from(bytes::Bytes::copy_from_slice(answer.as_bytes())));
+    let text = http::HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
+    Some(response)
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

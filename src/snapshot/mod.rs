@@ -35,6 +35,7 @@ pub use via::Via;
 use crate::balance::Manual;
 use crate::cache::key_spec::QuerySpec;
 use crate::cache::{Cache, UrlTarget};
+use crate::challenges::Challenges;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Name};
 use crate::files::Reader;
@@ -56,6 +57,7 @@ pub struct Snapshot {
     pub unrouted: Arc<RouteStats>,
     pub cache: Arc<Cache>,
     pub under_way: Arc<UnderWay>,
+    pub challenges: Arc<Challenges>,
     /// Every way in which routes make keys of queries, each once.
     queries: Vec<QuerySpec>,
     pub via: Via,
@@ -69,6 +71,8 @@ pub struct Resources {
     pub cache: Arc<Cache>,
     /// The responses that are being sent.
     pub under_way: Arc<UnderWay>,
+    /// Those of authorities that are to be answered.
+    pub challenges: Arc<Challenges>,
     pub files: Arc<Reader>,
     /// The bound on open connections of all listeners together.
     pub connections: Arc<ConnectionLimit>,
@@ -116,6 +120,7 @@ impl Snapshot {
             unrouted: Arc::new(unrouted),
             cache: resources.cache.clone(),
             under_way: resources.under_way.clone(),
+            challenges: resources.challenges.clone(),
         };
         Ok((snapshot, warnings))
     }

@@ -40,6 +40,7 @@ pub fn of_text(text: &str, files: &[(&str, &str)], previous: Option<&Snapshot>) 
     let resources = Resources {
         cache: Cache::new(&config.cache, 1),
         under_way: Arc::default(),
+        challenges: Arc::default(),
         files: Reader::start(1, 1).unwrap(),
         connections: ConnectionLimit::of_process(1000),
     };

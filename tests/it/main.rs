@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod access_log;
+mod acme;
 mod admin;
 mod affinity;
 mod architecture;

@@ -4,6 +4,7 @@
 //! are left out: tokens, keys, certificates (their paths stand for them) and the values of header
 //! fields that usually carry credentials, which often come from the environment.
 
+mod acme;
 mod cache;
 mod conditions;
 mod health;
@@ -67,6 +68,7 @@ pub fn describe_config(config: &Config) -> Value {
             "name": &*config.cache.name,
         },
         "purge": purge::describe(&config.purge),
+        "acme": config.acme.as_ref().map(acme::describe),
         "listener": listeners.collect::<Map<_, _>>(),
         "pool": pools.collect::<Map<_, _>>(),
         "route": config.routes.iter().map(route).collect::<Vec<_>>(),

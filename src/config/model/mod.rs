@@ -5,6 +5,7 @@
 //! a reload compares them to decide what may live on. Spans are kept only where a later stage
 //! (certificates, binding) can still find a problem, and never take part in a comparison.
 
+mod acme;
 mod balancing;
 mod cache;
 mod conditions;
@@ -25,6 +26,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use regex::Regex;
 
+pub use acme::*;
 pub use balancing::*;
 pub use cache::*;
 pub use conditions::*;
@@ -48,6 +50,7 @@ pub struct Config {
     pub log: Log,
     pub cache: Cache,
     pub purge: Purge,
+    pub acme: Option<Acme>,
     /// In the order of their names.
     pub listeners: Vec<Listener>,
     /// In the order of their names.

@@ -1,0 +1,71 @@
+//! Files of the account and of certificates: for this user alone, written whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const ACCOUNT: &str = "account.json";
+/// Of files that hold keys.
+const MODE: u32 = 0o600;
+
+pub(super) fn read_account(folder: &Path) -> Option<Vec<u8>> {
+    fs::read(folder.join(ACCOUNT)).ok()
+}
+
+pub(super) fn write_account(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(folder, ACCOUNT, bytes)
+}
+
+/// The chain of a pair that is complete.
+pub(super) fn read_pair(folder: &Path, name: &str) -> Option<Vec<u8>> {
+    let chain = fs::read(folder.join(format!("{name}.crt"))).ok()?;
+    folder.join(format!("{name}.key")).is_file().then_some(chain)
+}
+
+/// The key first: whoever sees one without the other waits for the rest.
+pub(super) fn write_pair(folder: &Path, name: &str, chain: &str, key: &str) -> io::Result<()> {
+    write(folder, &format!("{name}.key"), key.as_bytes())?;
+    write(folder, &format!("{name}.crt"), chain.as_bytes())
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let draft = folder.join(format!(".{name}.new"));
+    // What an earlier process left may belong to somebody else.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    #[test]
+    fn what_is_written_is_whole_and_for_us_alone() {
+        let folder = std::env::temp_dir().join(format!("headwater-acme-{}", std::process::id()));
+        let path = folder.as_path();
+        fs::create_dir(path).unwrap();
+        assert!(read_pair(path, "a").is_none() && read_account(path).is_none());
+        fs::write(path.join(".a.key.new"), "left over").unwrap();
+        write_pair(path, "a", "chain", "key").unwrap();
+        write_pair(path, "a", "chain 2", "key 2").unwrap();
+        write_account(path, b"{}").unwrap();
+        assert_eq!(read_pair(path, "a").as_deref(), Some(&b"chain 2"[..]));
+        let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+        for entry in names {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, MODE);
+            assert!(!entry.file_name().to_string_lossy().starts_with('.'));
+        }
+        fs::remove_file(path.join("a.key")).unwrap();
+        assert!(read_pair(path, "a").is_none());
+        fs::remove_dir_all(path).unwrap();
+    }
+}
