@@ -381,7 +381,7 @@ impl Control {
                 Exit::Clean
             }
             cut => {
-                tracing::warn!(requests = cut, hurried, "stopped, cutting off what was open");
+                tracing::warn!(connections = cut, hurried, "stopped, cutting off what was open");
                 Exit::Cut
             }
         }

@@ -33,6 +33,7 @@ mod files;
 mod freshness;
 mod front_purges;
 mod fronts;
+mod grpc;
 mod headers;
 mod hedging;
 mod http2;
