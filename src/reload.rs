@@ -165,7 +165,10 @@ impl Reloader {
                 .push(Diagnostic::placeless(format!("log.access.to cannot be opened: {error}")));
         });
         let (Some(change), Ok(sink)) = (change, sink) else {
-            return Err(Box::new(Refused { diagnostics: problems, sources: compiled.sources }));
+            return Err(Box::new(Refused {
+                diagnostics: problems,
+                sources: (*compiled.sources).clone(),
+            }));
         };
         discovery::resolve_all(&compiled.snapshot, RESOLVE_PATIENCE).await;
         Ok(Ready { compiled, change, sink })
@@ -212,14 +215,14 @@ fn reports(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<Report> {
 /// One event for each problem or warning.
 pub fn log_all(reports: &[Report]) {
     for report in reports {
-        let Report { file, line, column, severity, message, help } = report;
+        let Report { file, line, column, severity, message, help, lint } = report;
         let place = file.as_ref().map(|file| format!("{file}:{line}:{column}"));
         match severity {
             crate::config::diagnostics::Severity::Error => {
-                tracing::error!(place, help, "{message}");
+                tracing::error!(place, help, lint, "{message}");
             }
             crate::config::diagnostics::Severity::Warning => {
-                tracing::warn!(place, help, "{message}");
+                tracing::warn!(place, help, lint, "{message}");
             }
         }
     }

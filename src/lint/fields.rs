@@ -1,0 +1,200 @@
+//! Lints of the fields of an answer, whether it was seen or the configuration makes it.
+
+use std::time::SystemTime;
+
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, SET_COOKIE, VARY as VARY_FIELD};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+
+use super::table::{CACHE_TAGS, SET_COOKIE as COOKIES, STALE_OFF, VARY};
+use crate::cache::control::ResponseControl;
+use crate::cache::policy;
+use crate::cache::storable::{self, RequestFacts, ResponseFacts};
+use crate::config::diagnostics::{Diagnostic, Span};
+use crate::config::model::{Front, RouteCache};
+
+const CLOUDFLARE_CACHE_CONTROL: HeaderName =
+    HeaderName::from_static("cloudflare-cdn-cache-control");
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+
+/// The fields of an answer, and who sees them.
+pub(super) struct Seen<'a> {
+    pub(super) front: Front,
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    /// The configuration says so, whatever the fields say.
+    pub(super) is_meant_to_be_stored: bool,
+    /// What messages begin with.
+    pub(super) subject: &'a str,
+    /// Where the configuration says a field.
+    pub(super) place: &'a dyn Fn(&HeaderName) -> Option<Span>,
+    pub(super) now: SystemTime,
+}
+
+pub(super) fn lints(seen: &Seen<'_>) -> Vec<Diagnostic> {
+    match seen.front {
+        Front::Cloudflare => {
+            let all = [stale_off(seen), cache_tags(seen), vary(seen), set_cookie(seen)];
+            all.into_iter().flatten().collect()
+        }
+        Front::CloudFront => [cache_tags(seen), set_cookie(seen)].into_iter().flatten().collect(),
+        Front::None | Front::Alb | Front::Gclb => Vec::new(),
+    }
+}
+
+/// The field by which Cloudflare decides, and what it says; the first that is there. The older
+/// `Surrogate-Control` decides without directives that matter here.
+fn deciding(headers: &HeaderMap) -> Option<(HeaderName, ResponseControl)> {
+    let fields = [CLOUDFLARE_CACHE_CONTROL, CDN_CACHE_CONTROL, SURROGATE_CONTROL, CACHE_CONTROL];
+    let name = fields.into_iter().find(|name| headers.contains_key(name))?;
+    if name == SURROGATE_CONTROL {
+        return None;
+    }
+    let alone = HeaderMap::from_iter([(CACHE_CONTROL, policy::combined(headers, &name)?)]);
+    Some((name, ResponseControl::of(&alone)))
+}
+
+/// Whether the fields keep an answer out of Cloudflare's cache.
+pub(super) fn keeps_out(headers: &HeaderMap) -> bool {
+    deciding(headers).is_some_and(|(_, control)| {
+        let age = control.s_maxage.or(control.max_age);
+        control.no_store
+            || control.private.is_whole()
+            || control.no_cache.is_whole()
+            || age == Some(0)
+    })
+}
+
+/// Whether a shared cache that minds no cookie keeps the answer for any time.
+fn is_stored(seen: &Seen<'_>) -> bool {
+    let mut headers = seen.headers.clone();
+    headers.remove(SET_COOKIE);
+    if let Some(own) = policy::combined(&headers, &CLOUDFLARE_CACHE_CONTROL) {
+        headers.insert(CDN_CACHE_CONTROL, own);
+    }
+    let anybody = HeaderMap::new();
+    let request = RequestFacts { method: &Method::GET, headers: &anybody };
+    let response = ResponseFacts {
+        status: seen.status,
+        headers: &headers,
+        own_control: None,
+        received: seen.now,
+    };
+    storable::terms(request, response, &RouteCache::default())
+        .is_ok_and(|terms| !terms.lifetime.is_zero() && !terms.revalidate_always)
+}
+
+fn may_be_stored(seen: &Seen<'_>) -> bool {
+    !keeps_out(seen.headers) && (seen.is_meant_to_be_stored || is_stored(seen))
+}
+
+fn stale_off(seen: &Seen<'_>) -> Option<Diagnostic> {
+    let (field, control) = deciding(seen.headers)?;
+    let stale = control.stale_while_revalidate.filter(|seconds| *seconds > 0)?;
+    let culprits = [
+        ("s-maxage", control.s_maxage.is_some()),
+        ("must-revalidate", control.must_revalidate),
+        ("proxy-revalidate", control.proxy_revalidate),
+        ("no-cache", control.no_cache.is_whole()),
+    ];
+    let culprits = culprits.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+    let culprits: Vec<_> = culprits.collect();
+    if culprits.is_empty() {
+        return None;
+    }
+    let names = culprits.join(" and ");
+    let message = format!(
+        "{}: in {field} {names} switches stale-while-revalidate off at Cloudflare",
+        seen.subject
+    );
+    let ages = [control.s_maxage, control.max_age];
+    let age = ages.into_iter().flatten().next().unwrap_or_default();
+    let better = format!("max-age={age}, stale-while-revalidate={stale}");
+    let help = if field == CLOUDFLARE_CACHE_CONTROL {
+        format!("write {field}: {better}")
+    } else {
+        format!("tell Cloudflare in a field of its own: {CLOUDFLARE_CACHE_CONTROL}: {better}")
+    };
+    Some(STALE_OFF.at((seen.place)(&field), message, help))
+}
+
+fn cache_tags(seen: &Seen<'_>) -> Option<Diagnostic> {
+    const CLOUDFLARE_BYTES_MAX: usize = 16 << 10;
+    let tags = members(seen.headers, &CACHE_TAG);
+    let bytes = policy::combined(seen.headers, &CACHE_TAG)?.len();
+    let longest = tags.iter().map(String::len).max().unwrap_or_default();
+    let what = match seen.front {
+        Front::CloudFront if tags.len() > 50 => {
+            format!("{} tags, and CloudFront takes 50", tags.len())
+        }
+        Front::CloudFront if longest > 256 => {
+            format!("a tag of {longest} bytes, and CloudFront takes 256")
+        }
+        Front::Cloudflare if bytes > CLOUDFLARE_BYTES_MAX => {
+            format!("{bytes} bytes of tags, and Cloudflare takes {CLOUDFLARE_BYTES_MAX}")
+        }
+        Front::Cloudflare if longest > 1024 => {
+            format!("a tag of {longest} bytes, and Cloudflare takes 1024")
+        }
+        _ => return None,
+    };
+    let message = format!("{}: Cache-Tag has {what}: it could not be purged by all", seen.subject);
+    let help = "send fewer or shorter tags: a hash of the list, or one for the page";
+    Some(CACHE_TAGS.at((seen.place)(&CACHE_TAG), message, help))
+}
+
+fn vary(seen: &Seen<'_>) -> Option<Diagnostic> {
+    let names = members(seen.headers, &VARY_FIELD);
+    let names: Vec<_> =
+        names.iter().filter(|name| !name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str())).collect();
+    // What varies on anything is not stored.
+    if names.is_empty() || names.iter().any(|name| *name == "*") || !may_be_stored(seen) {
+        return None;
+    }
+    let names: Vec<_> = names.into_iter().map(String::as_str).collect();
+    let message = format!(
+        "{}: Cloudflare does not mind that it varies on {}: where it is stored, everybody gets \
+         the same variant",
+        seen.subject,
+        names.join(", ")
+    );
+    let help = format!(
+        "give the zone a cache rule for these fields, or send {CLOUDFLARE_CACHE_CONTROL}: no-store"
+    );
+    Some(VARY.at((seen.place)(&VARY_FIELD), message, help))
+}
+
+fn set_cookie(seen: &Seen<'_>) -> Option<Diagnostic> {
+    if !seen.headers.contains_key(SET_COOKIE) || !may_be_stored(seen) {
+        return None;
+    }
+    // `no-cache="set-cookie"`: it is stored without.
+    let control = ResponseControl::of(seen.headers);
+    if control.fields_to_omit().any(|name| *name == SET_COOKIE) {
+        return None;
+    }
+    let message =
+        format!("{}: it is cacheable and sets a cookie: {}", seen.subject, of_cookies(seen.front));
+    let help = "set no cookie on it (response_headers.remove = [\"set-cookie\"]), or do not let \
+                it be cached: Cache-Control: private";
+    Some(COOKIES.at((seen.place)(&SET_COOKIE), message, help))
+}
+
+/// What becomes of cookies on answers that a front would cache.
+pub(super) fn of_cookies(front: Front) -> &'static str {
+    match front {
+        Front::CloudFront => {
+            "CloudFront takes it off, or gives it to everybody where it forwards cookies"
+        }
+        _ => "Cloudflare does not store the answer",
+    }
+}
+
+/// The members of a list field.
+fn members(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let lines = headers.get_all(name).iter();
+    let parts = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let parts = parts.map(|part| String::from_utf8_lossy(part.trim_ascii()).into_owned());
+    parts.filter(|part| !part.is_empty()).collect()
+}

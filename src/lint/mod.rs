@@ -1,0 +1,99 @@
+//! What is doubtful about a configuration that works: what the fronts of its listeners make of it.
+//!
+//! Pure: from a compiled configuration, or an answer, to warnings with their places, each by a lint
+//! of the [table](LINTS). A lint is only for the fronts that it is true of, so that a configuration
+//! without a front has none but of its certificates. Deliberately absent: what is wrong whatever is
+//! in front (`config` and `snapshot` refuse it), and how a front is set up, which we cannot see.
+
+mod certificates;
+mod fields;
+mod listener;
+mod route;
+mod site;
+mod table;
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::config::diagnostics::Diagnostic;
+use crate::config::model;
+use crate::snapshot::Snapshot;
+use fields::Seen;
+use site::Site;
+pub use table::{LINTS, Lint};
+
+/// What is doubtful about a whole configuration.
+pub fn all(snapshot: &Snapshot, now: SystemTime) -> Vec<Diagnostic> {
+    let site = Site::new(snapshot, now);
+    let mut found = Vec::new();
+    for spec in &site.config.listeners {
+        found.extend(certificates::usable(&site, spec, None));
+        found.extend(listener::lints(&site, spec));
+    }
+    for route in &site.config.routes {
+        let on = site.listeners_of(route);
+        found.extend(certificates::names(&site, route, &on, None));
+        found.extend(route::lints(&site, route, &on));
+    }
+    without_repeats(found)
+}
+
+/// What of it concerns a request for a host (in normal form) that comes to one listener and is
+/// taken by a route.
+pub fn of_request(
+    snapshot: &Snapshot,
+    listener: &str,
+    host: &str,
+    route: Option<&model::Route>,
+    now: SystemTime,
+) -> Vec<Diagnostic> {
+    let site = Site::new(snapshot, now);
+    let Some(spec) = site.config.listeners.iter().find(|spec| &*spec.name == listener) else {
+        return Vec::new();
+    };
+    let mut found = certificates::usable(&site, spec, Some(host));
+    found.extend(listener::lints(&site, spec));
+    if let Some(route) = route {
+        let on = [site.fronted(spec)];
+        found.extend(certificates::names(&site, route, &on, Some(host)));
+        found.extend(route::lints(&site, route, &on));
+    }
+    without_repeats(found)
+}
+
+/// What is doubtful about an answer of a route, as the front of a listener gets it.
+pub fn of_answer(
+    snapshot: &Snapshot,
+    listener: &str,
+    route: &model::Route,
+    (status, headers): (StatusCode, &HeaderMap),
+    now: SystemTime,
+) -> Vec<Diagnostic> {
+    let site = Site::new(snapshot, now);
+    let Some(spec) = site.config.listeners.iter().find(|spec| &*spec.name == listener) else {
+        return Vec::new();
+    };
+    let place = |name: &http::HeaderName| site.place_of_edit(route, name);
+    fields::lints(&Seen {
+        front: site.fronted(spec).front,
+        status,
+        headers,
+        is_meant_to_be_stored: false,
+        subject: "the answer",
+        place: &place,
+        now,
+    })
+}
+
+/// Several routes may lead to one place.
+fn without_repeats(found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(found.len());
+    let mut seen = std::collections::HashSet::new();
+    for diagnostic in found {
+        if seen.insert((diagnostic.span, diagnostic.message.clone())) {
+            kept.push(diagnostic);
+        }
+    }
+    kept
+}
