@@ -1,7 +1,7 @@
 //! Lints of certificates: whether they can be used, and whether there is one for each host.
 
 use super::site::{Fronted, Site};
-use super::table::{CERTIFICATE_EXPIRY, CERTIFICATE_NAMES};
+use super::table::{CERTIFICATE, CERTIFICATE_NAMES};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Front, HostPattern, Section};
 use crate::tls::ListenerTlsState;
@@ -18,8 +18,8 @@ pub(super) fn usable(
     let state = site.compiled(spec).and_then(|listener| listener.tls.as_ref());
     let (Some(state), Some(tls)) = (state, &spec.tls) else { return Vec::new() };
     let warnings = state.warnings(tls, host, site.now).into_iter();
-    let help = "write a new one into the same files; they are taken without a restart";
-    warnings.map(|(span, text)| CERTIFICATE_EXPIRY.at(Some(span), text, help)).collect()
+    let help = "write the right one into the same files; they are taken without a restart";
+    warnings.map(|(span, text)| CERTIFICATE.at(Some(span), text, help)).collect()
 }
 
 /// Hosts of a route for which Cloudflare would get no certificate; where one is asked about, only
@@ -78,4 +78,108 @@ fn is_missing(site: &Site<'_>, host: &HostPattern, state: &ListenerTlsState) -> 
     !state.certificates.covers(host)
         && !matches!(host, HostPattern::Exact(name) if is_ordered(name))
         && !is_elsewhere()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::super::testing::{pointed_at, said_in};
+    use super::*;
+    use crate::front::ranges;
+    use crate::snapshot::testing::of_text;
+    use crate::tls::generate::self_signed;
+
+    fn taken() -> SystemTime {
+        ranges::built_in_taken(Front::Cloudflare).unwrap()
+    }
+
+    /// The files of certificates for these names, `a.crt` and so on.
+    fn files(names: &[&[&str]]) -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        for (names, file) in names.iter().zip(["a", "b"]) {
+            let made = self_signed(names, taken()).unwrap();
+            files.push((format!("{file}.crt"), made.cert));
+            files.push((format!("{file}.key"), made.key));
+        }
+        files
+    }
+
+    fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
+    }
+
+    fn listener(name: &str, file: &str, lines: &str) -> String {
+        format!(
+            "[listener.{name}]\nbind = \"0.0.0.0:0\"\n{lines}\n\
+             tls.certificates = [{{ cert = \"{file}.crt\", key = \"{file}.key\" }}]\n"
+        )
+    }
+
+    const CLOUDFLARE: &str = "front = \"cloudflare\"";
+
+    fn told(listeners: &str, hosts: &str) -> Vec<(&'static str, String)> {
+        let files = files(&[&["a.test", "*.a.test"], &["b.test", "192.0.2.7"]]);
+        let text = format!("{listeners}[[route]]\nhosts = {hosts}\nrespond = {{}}");
+        said_in(&text, &borrowed(&files), Duration::ZERO)
+    }
+
+    #[test]
+    fn every_host_of_a_route_behind_cloudflare_has_a_certificate() {
+        let web = listener("web", "a", CLOUDFLARE);
+        for hosts in ["[\"a.test\"]", "[\"www.a.test\", \"*.a.test\"]"] {
+            assert_eq!(told(&web, hosts), [], "{hosts}");
+        }
+        for hosts in ["[\"b.test\"]", "[\"a.test\", \"x.www.a.test\"]", "[\"*.b.test\"]"] {
+            assert_eq!(told(&web, hosts), [("certificate-names", hosts.to_owned())]);
+        }
+        let direct = listener("web", "a", "");
+        assert_eq!(told(&direct, "[\"b.test\"]"), []);
+    }
+
+    #[test]
+    fn a_host_of_another_listener_belongs_there() {
+        let both = listener("web", "a", CLOUDFLARE) + &listener("other", "b", "");
+        assert_eq!(told(&both, "[\"b.test\"]"), []);
+        assert_eq!(told(&both, "[\"c.test\"]").len(), 1);
+    }
+
+    #[test]
+    fn a_certificate_that_is_ordered_is_not_missed() {
+        let acme = "[acme]\naccept_terms = true\nfolder = \"/\"\n\
+                    certificates = { c = [\"c.test\"] }\n";
+        let web = acme.to_owned() + &listener("web", "a", CLOUDFLARE);
+        assert_eq!(told(&web, "[\"c.test\"]"), []);
+        assert_eq!(told(&web, "[\"d.test\"]").len(), 1);
+    }
+
+    #[test]
+    fn hosts_beyond_three_are_counted() {
+        let files = files(&[&["a.test"]]);
+        let text = listener("web", "a", CLOUDFLARE)
+            + "[[route]]\nhosts = [\"b\", \"c\", \"d\", \"e\", \"f\"]\nrespond = {}";
+        let snapshot = of_text(&text, &borrowed(&files), None);
+        let found = super::super::all(&snapshot, taken());
+        let shown = "is for b, c, d and 2 more: Cloudflare";
+        assert!(found[0].message.contains(shown), "{}", found[0].message);
+    }
+
+    #[test]
+    fn an_end_is_told_of_the_certificate_that_answers() {
+        let files = files(&[&["a.test"], &["b.test"]]);
+        let text = format!(
+            "[listener.web]\nbind = \"0.0.0.0:0\"\ntls.certificates = [\
+             {{ cert = \"a.crt\", key = \"a.key\" }}, {{ cert = \"b.crt\", key = \"b.key\" }}]\n\
+             [[route]]\nrespond = {{}}"
+        );
+        let snapshot = of_text(&text, &borrowed(&files), None);
+        let later = taken() + Duration::from_secs(400 * 24 * 60 * 60);
+        let all = super::super::all(&snapshot, later);
+        assert!(all.iter().all(|it| it.lint == Some("certificate")), "{all:?}");
+        assert_eq!(all.len(), 2);
+        let asked = super::super::of_request(&snapshot, "web", "b.test", None, later);
+        assert_eq!(asked.len(), 1);
+        assert!(pointed_at(&text, &asked[0]).contains("b.crt"));
+        assert!(asked[0].message.contains("for b.test expired on "), "{}", asked[0].message);
+    }
 }

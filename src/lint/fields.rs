@@ -198,3 +198,126 @@ fn members(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let parts = parts.map(|part| String::from_utf8_lossy(part.trim_ascii()).into_owned());
     parts.filter(|part| !part.is_empty()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn told(front: Front, fields: &[(&'static str, &str)]) -> Vec<Diagnostic> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::try_from(*value).unwrap());
+        }
+        lints(&Seen {
+            front,
+            status: StatusCode::OK,
+            headers: &headers,
+            is_meant_to_be_stored: false,
+            subject: "the answer",
+            place: &|_| None,
+            now: SystemTime::now(),
+        })
+    }
+
+    fn names(front: Front, fields: &[(&'static str, &str)]) -> Vec<&'static str> {
+        told(front, fields).iter().filter_map(|it| it.lint).collect()
+    }
+
+    fn cloudflare(fields: &[(&'static str, &str)]) -> Vec<&'static str> {
+        names(Front::Cloudflare, fields)
+    }
+
+    #[test]
+    fn what_switches_stale_while_revalidate_off_is_told_with_what_would_not() {
+        let found = told(
+            Front::Cloudflare,
+            &[("cache-control", "public, max-age=5, s-maxage=60, stale-while-revalidate=30")],
+        );
+        assert_eq!(
+            (found[0].message.as_str(), found[0].help.as_deref()),
+            (
+                "the answer: in cache-control s-maxage switches stale-while-revalidate off at \
+                 Cloudflare",
+                Some(
+                    "tell Cloudflare in a field of its own: cloudflare-cdn-cache-control: \
+                     max-age=60, stale-while-revalidate=30"
+                )
+            )
+        );
+        for (fields, is_told) in [
+            (vec![("cache-control", "max-age=5, stale-while-revalidate=9, must-revalidate")], true),
+            (vec![("cdn-cache-control", "s-maxage=5, stale-while-revalidate=9")], true),
+            (vec![("cache-control", "max-age=5, stale-while-revalidate=9")], false),
+            (vec![("cache-control", "s-maxage=5, stale-while-revalidate=0")], false),
+            (vec![("cache-control", "s-maxage=5")], false),
+            (
+                vec![
+                    ("cache-control", "s-maxage=5, stale-while-revalidate=9"),
+                    ("cloudflare-cdn-cache-control", "max-age=5, stale-while-revalidate=9"),
+                ],
+                false,
+            ),
+        ] {
+            let expected: &[_] = if is_told { &["stale-while-revalidate"] } else { &[] };
+            assert_eq!(cloudflare(&fields), expected, "{fields:?}");
+            assert!(names(Front::CloudFront, &fields).is_empty());
+            assert!(names(Front::None, &fields).is_empty());
+        }
+    }
+
+    #[test]
+    fn tags_are_held_to_what_the_front_takes() {
+        let many = |count: usize| vec!["tag"; count].join(",");
+        for (tags, at_cloudflare, at_cloudfront) in [
+            (many(50), false, false),
+            (many(51), false, true),
+            (many(4096), false, true),
+            (many(4097), true, true),
+            ("x".repeat(256), false, false),
+            ("x".repeat(257), false, true),
+            ("x".repeat(1025), true, true),
+        ] {
+            let fields = [("cache-tag", tags.as_str())];
+            let shown = (tags.len(), &tags[..10]);
+            assert_eq!(!cloudflare(&fields).is_empty(), at_cloudflare, "{shown:?}");
+            let cloudfront = names(Front::CloudFront, &fields);
+            assert_eq!(!cloudfront.is_empty(), at_cloudfront, "{shown:?}");
+        }
+        let halves = many(2100);
+        assert_eq!(cloudflare(&[("cache-tag", &halves), ("cache-tag", &halves)]), ["cache-tags"]);
+    }
+
+    #[test]
+    fn variants_that_are_stored_are_told() {
+        let kept = ("cache-control", "max-age=60");
+        assert_eq!(cloudflare(&[kept, ("vary", "Accept-Encoding, Cookie")]), ["vary"]);
+        assert_eq!(cloudflare(&[kept, ("vary", "accept-encoding"), ("vary", "origin")]), ["vary"]);
+        for fields in [
+            vec![kept, ("vary", "Accept-Encoding")],
+            vec![kept, ("vary", "*")],
+            vec![kept],
+            vec![("vary", "cookie")],
+            vec![("cache-control", "private, max-age=60"), ("vary", "cookie")],
+            vec![("cache-control", "no-cache"), ("etag", "\"a\""), ("vary", "cookie")],
+            vec![kept, ("cloudflare-cdn-cache-control", "no-store"), ("vary", "cookie")],
+        ] {
+            assert_eq!(cloudflare(&fields), [""; 0], "{fields:?}");
+        }
+        assert!(names(Front::CloudFront, &[kept, ("vary", "cookie")]).is_empty());
+    }
+
+    #[test]
+    fn cookies_on_what_would_be_stored_are_told() {
+        let (kept, cookie) = (("cache-control", "max-age=60"), ("set-cookie", "a=b"));
+        for front in [Front::Cloudflare, Front::CloudFront] {
+            assert_eq!(names(front, &[kept, cookie]), ["set-cookie"]);
+            assert!(names(front, &[cookie]).is_empty());
+            assert!(names(front, &[("cache-control", "private, max-age=9"), cookie]).is_empty());
+            let without = ("cache-control", "max-age=9, no-cache=\"set-cookie\"");
+            assert!(names(front, &[without, cookie]).is_empty());
+        }
+        assert!(names(Front::Alb, &[kept, cookie]).is_empty());
+    }
+}

@@ -119,3 +119,96 @@ fn ranges_age(site: &Site<'_>, spec: &model::Listener) -> Option<Diagnostic> {
     let key = if spec.trusted_from.is_some() { "trusted_from" } else { "front" };
     Some(RANGES_AGE.at(site.place(Section::Listener, &spec.name, key), message, help))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{said, said_in};
+    use super::*;
+
+    fn listener(lines: &str) -> String {
+        format!("[listener.web]\nbind = \"0.0.0.0:8080\"\n{lines}")
+    }
+
+    fn idle_of(lines: &str) -> Vec<String> {
+        let found = said(&listener(lines));
+        assert!(found.iter().all(|(lint, _)| *lint == "idle-timeout"), "{found:?}");
+        found.into_iter().map(|(_, at)| at).collect()
+    }
+
+    #[test]
+    fn idle_connections_outlive_those_of_the_front() {
+        let trusted = "trusted = [\"10.0.0.0/8\"]";
+        for (front, kept, longer) in [
+            ("cloudflare", 900, 901),
+            ("gclb", 600, 601),
+            ("alb", 60, 61),
+            ("cloudfront", 120, 121),
+        ] {
+            let with =
+                |idle| format!("front = \"{front}\"\n{trusted}\ntimeouts.idle = \"{idle}s\"");
+            assert_eq!(idle_of(&with(kept)), [format!("\"{kept}s\"")], "{front}");
+            assert!(idle_of(&with(longer)).is_empty(), "{front}");
+            assert!(idle_of(&format!("front = \"{front}\"\n{trusted}")).is_empty(), "{front}");
+        }
+        assert!(idle_of("timeouts.idle = \"1s\"").is_empty());
+        assert!(idle_of(&format!("{trusted}\ntimeouts.idle = \"1s\"")).is_empty());
+    }
+
+    #[test]
+    fn who_believes_cloudflare_is_behind_it_whatever_front_says() {
+        let theirs = ranges::built_in(Front::Cloudflare);
+        let list: Vec<_> = theirs.iter().map(|network| format!("\"{network}\"")).collect();
+        let trusted = format!("trusted = [{}]", list.join(", "));
+        // The key is not written: the listener is what is pointed at.
+        let found = idle_of(&trusted);
+        assert!(found.len() == 1 && found[0].starts_with('['), "{found:?}");
+        assert!(idle_of(&format!("{trusted}\ntimeouts.idle = \"16m\"")).is_empty());
+        let few = format!("trusted = [{}]", list[..2].join(", "));
+        assert!(idle_of(&few).is_empty());
+    }
+
+    /// A listener of https behind Cloudflare, here plain for the sake of the test, and one that
+    /// sends visitors there.
+    fn with_plain(lines: &str) -> Vec<(&'static str, String)> {
+        let plain = format!("[listener.plain]\nhttps_redirect = true\n{lines}\n");
+        said(&format!("{}\n{plain}", listener("front = \"cloudflare\"")))
+    }
+
+    #[test]
+    fn a_plain_listener_beside_one_of_cloudflare_believes_its_scheme() {
+        let outside = "bind = \"0.0.0.0:80\"";
+        assert_eq!(with_plain(outside), [("redirect-loop", "true".to_owned())]);
+        assert_eq!(with_plain(&format!("{outside}\ntrusted = [\"10.0.0.0/8\"]")).len(), 1);
+        for lines in [
+            "bind = \"127.0.0.1:80\"",
+            "bind = \"unix:plain.sock\"",
+            "bind = \"0.0.0.0:80\"\nfront = \"cloudflare\"",
+            "bind = \"0.0.0.0:80\"\ntrusted = [\"0.0.0.0/0\"]",
+            "bind = \"0.0.0.0:80\"\nfront = \"alb\"\ntrusted = [\"10.0.0.0/8\"]",
+        ] {
+            assert_eq!(with_plain(lines), [], "{lines}");
+        }
+        // Nobody is in front.
+        assert_eq!(said(&listener("https_redirect = true")), []);
+    }
+
+    #[test]
+    fn lists_of_addresses_get_old() {
+        let built_in = listener("front = \"cloudflare\"");
+        let quarter = RANGES_OLD + Duration::from_secs(1);
+        assert_eq!(said_in(&built_in, &[], Duration::ZERO), []);
+        // The list of this release may be older than the release.
+        let found = said_in(&built_in, &[], quarter);
+        assert_eq!(found, [("ranges-age", "\"cloudflare\"".to_owned())]);
+        assert_eq!(said_in(&listener("front = \"gclb\""), &[], quarter), []);
+        assert_eq!(said_in(&listener("trusted = [\"10.0.0.0/8\"]"), &[], quarter), []);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_used_is_named() {
+        let named = listener("front = \"cloudflare\"\ntrusted_from = \"list.txt\"");
+        let found = said_in(&named, &[("list.txt", "<html>")], Duration::ZERO);
+        assert_eq!(found, [("ranges-file", "\"list.txt\"".to_owned())]);
+        assert_eq!(said_in(&named, &[("list.txt", "192.0.2.0/24")], Duration::ZERO), []);
+    }
+}

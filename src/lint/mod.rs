@@ -11,6 +11,8 @@ mod listener;
 mod route;
 mod site;
 mod table;
+#[cfg(test)]
+mod testing;
 
 use std::time::SystemTime;
 

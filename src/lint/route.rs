@@ -112,28 +112,34 @@ fn redirect_loop(site: &Site<'_>, route: &model::Route, on: &[Fronted<'_>]) -> O
 
 /// Whether the target of a redirect is the same route by https.
 fn leads_to_itself(route: &model::Route, redirect: &model::Redirect) -> bool {
-    let parts = redirect.to.0.as_slice();
-    let Some((TemplatePart::Literal(first), rest)) = parts.split_first() else { return false };
-    let Some(after) = first.strip_prefix("https://") else { return false };
-    let (path, rest) = match (after, rest) {
+    let (scheme, after) = match redirect.to.0.as_slice() {
+        [TemplatePart::Literal(first), after @ ..] => (first.as_str(), after),
+        _ => return false,
+    };
+    let Some(text) = scheme.strip_prefix("https://") else { return false };
+    // What follows the host: text, then parts.
+    let (text, parts) = match (text, after) {
+        ("", [TemplatePart::Variable(Variable::Host), TemplatePart::Literal(text), rest @ ..]) => {
+            (text.as_str(), rest)
+        }
         ("", [TemplatePart::Variable(Variable::Host), rest @ ..]) => ("", rest),
         ("", _) => return false,
         (literal, rest) => {
-            let (host, path) = match literal.find('/') {
-                Some(at) => literal.split_at(at),
-                None => (literal, ""),
-            };
-            let host = host.strip_suffix(":443").unwrap_or(host).to_ascii_lowercase();
+            let (host, text) = literal.split_at(literal.find([':', '/']).unwrap_or(literal.len()));
+            let host = host.to_ascii_lowercase();
             if !route.hosts.is_empty() && !route.hosts.iter().any(|it| takes(it, &host)) {
                 return false;
             }
-            (path, rest)
+            (text, rest)
         }
     };
+    let path = text.strip_prefix(":443").unwrap_or(text);
+    if !path.is_empty() && !path.starts_with('/') {
+        return false;
+    }
     let keeps_path =
-        path.is_empty() && matches!(rest, [TemplatePart::Variable(Variable::Path), ..]);
-    let takes_all =
-        |pattern: &PathPattern| matches!(pattern, PathPattern::Prefix(it) if it.is_empty());
+        path.is_empty() && matches!(parts, [TemplatePart::Variable(Variable::Path), ..]);
+    let takes_all = |it: &PathPattern| matches!(it, PathPattern::Prefix(it) if it.is_empty());
     keeps_path || route.paths.iter().any(takes_all)
 }
 
@@ -258,4 +264,155 @@ fn known_fields(site: &Site<'_>, route: &model::Route, front: Front) -> Vec<Diag
         place: &place,
         now: site.now,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::said;
+
+    fn route(lines: &str) -> Vec<(&'static str, String)> {
+        said(&format!("[[route]]\nname = \"r\"\npool = \"app\"\n{lines}"))
+    }
+
+    fn pool(lines: &str) -> Vec<(&'static str, String)> {
+        said(&format!("[pool.app]\nendpoints = [\"10.0.0.1:80\"]\n{lines}"))
+    }
+
+    fn one(lint: &'static str, at: &str) -> Vec<(&'static str, String)> {
+        vec![(lint, at.to_owned())]
+    }
+
+    #[test]
+    fn the_defaults_are_fine_behind_every_front() {
+        for front in ["cloudflare", "cloudfront", "alb", "gclb", "none"] {
+            let listener = format!(
+                "[listener.web]\nbind = \"0.0.0.0:80\"\nfront = \"{front}\"\n\
+                 trusted = [\"10.0.0.0/8\"]\nhttps_redirect = true"
+            );
+            assert_eq!(said(&listener), [], "{front}");
+        }
+    }
+
+    #[test]
+    fn an_answer_begins_before_cloudflare_gives_up() {
+        let slow = "timeouts.first_byte = \"101s\"";
+        assert_eq!(pool(slow), one("deadline", "\"101s\""));
+        assert_eq!(pool("timeouts.first_byte = \"100s\""), []);
+        // The shortest bound is what counts.
+        assert_eq!(pool(&format!("{slow}\ntimeouts.total = \"90s\"")), []);
+        let longer = format!("{slow}\ntimeouts.total = \"1h\"");
+        assert_eq!(pool(&longer), one("deadline", "\"101s\""));
+        // For the head of an answer; how long its end may take is another matter.
+        assert_eq!(route("timeout = \"1h\""), []);
+        let both = |route: &str| {
+            said(&format!(
+                "[pool.app]\nendpoints = [\"10.0.0.1:80\"]\ntimeouts.first_byte = \"10m\"\n\
+                 [[route]]\npool = \"app\"\n{route}"
+            ))
+        };
+        assert_eq!(both("timeout = \"5m\""), one("deadline", "\"5m\""));
+        assert_eq!(both("timeout = \"95s\""), []);
+    }
+
+    #[test]
+    fn several_routes_to_a_slow_pool_are_told_once() {
+        let found = said(
+            "[pool.app]\nendpoints = [\"10.0.0.1:80\"]\ntimeouts.first_byte = \"10m\"\n\
+             [[route]]\nhosts = [\"a\"]\npool = \"app\"\n[[route]]\npool = \"app\"",
+        );
+        assert_eq!(found, one("deadline", "\"10m\""));
+    }
+
+    fn redirect(to: &str, lines: &str) -> Vec<(&'static str, String)> {
+        said(&format!("[[route]]\nredirect = {{ to = \"{to}\" }}\n{lines}"))
+    }
+
+    #[test]
+    fn a_route_to_its_own_https_side_loops_behind_a_front() {
+        let same = "https://{host}{path}{query}";
+        assert_eq!(redirect(same, "")[0].0, "redirect-loop");
+        for (to, lines) in [
+            ("https://example.com{path}", ""),
+            ("https://Example.com:443{path}", "hosts = [\"example.com\"]"),
+            ("https://www.example.com/", "hosts = [\"*.example.com\"]"),
+        ] {
+            let at = format!("\"{to}\"");
+            assert_eq!(redirect(to, lines), one("redirect-loop", &at), "{to}");
+        }
+        for (to, lines) in [
+            ("https://www.example.com{path}", "hosts = [\"example.com\"]"),
+            ("https://{host}/new/", "paths = [\"/old/*\"]"),
+            ("https://{host}:8443{path}", "hosts = [\"example.com\"]"),
+            ("http://{host}{path}", ""),
+            ("/new{path}", ""),
+            (same, "headers = { x-forwarded-proto = \"http\" }"),
+        ] {
+            assert_eq!(redirect(to, lines), [], "{to}");
+        }
+        let direct = "[listener.web]\nbind = \"0.0.0.0:80\"\n[[route]]\nredirect.to = \"";
+        assert_eq!(said(&format!("{direct}{same}\"")), []);
+    }
+
+    #[test]
+    fn a_key_that_cloudflare_does_not_know_of_is_told() {
+        let headers = "cache.key.headers = [\"x-device\"]";
+        assert_eq!(route(headers), one("vary", "[\"x-device\"]"));
+        assert_eq!(route("cache.key.cookies = [\"lang\"]"), one("vary", "[\"lang\"]"));
+        for lines in [
+            "cache.key.headers = [\"accept-encoding\"]".to_owned(),
+            "cache.key.query = \"none\"".to_owned(),
+            format!("{headers}\nresponse_headers.set.Cloudflare-CDN-Cache-Control = \"no-store\""),
+            format!("{headers}\nresponse_headers.set.Cache-Control = \"private\""),
+        ] {
+            assert_eq!(route(&lines), [], "{lines}");
+        }
+    }
+
+    #[test]
+    fn what_is_cached_sets_no_cookies() {
+        let sticky = |lines: &str| {
+            said(&format!(
+                "[pool.app]\nendpoints = [\"10.0.0.1:80\"]\nsticky.cookie = \"hw\"\n\
+                 [[route]]\npool = \"app\"\n{lines}"
+            ))
+        };
+        assert_eq!(sticky("cache.ttl = \"1m\""), one("set-cookie", "\"1m\""));
+        assert_eq!(sticky(""), []);
+        let edit = "response_headers.add.set-cookie = \"id={request_id}\"";
+        let cached = format!("{edit}\ncache.ttl = \"1m\"");
+        assert_eq!(route(&cached), one("set-cookie", "\"id={request_id}\""));
+        assert_eq!(route(edit), []);
+        let kept_out = format!("{cached}\nresponse_headers.set.cache-control = \"private\"");
+        assert_eq!(route(&kept_out), []);
+    }
+
+    #[test]
+    fn fields_that_the_configuration_sets_are_looked_at_where_they_are_written() {
+        let value = "\"s-maxage=60, stale-while-revalidate=9\"";
+        for lines in [
+            format!("response_headers.set = {{ Cache-Control = {value} }}"),
+            format!("response_headers.add.cache-control = {value}"),
+        ] {
+            assert_eq!(route(&lines), one("stale-while-revalidate", value), "{lines}");
+        }
+        let respond = format!("[[route]]\nrespond.headers = {{ cache-control = {value} }}");
+        assert_eq!(said(&respond), one("stale-while-revalidate", value));
+        let files = format!("[pool.app]\nfiles = \"/\"\ncache_control = {value}");
+        assert_eq!(said(&files), one("stale-while-revalidate", value));
+        let replaced = format!(
+            "{files}\n[[route]]\npool = \"app\"\nresponse_headers.set.cache-control = \"no-store\""
+        );
+        assert_eq!(said(&replaced), []);
+        let direct = format!("[listener.web]\nbind = \"0.0.0.0:80\"\n{respond}");
+        assert_eq!(said(&direct), []);
+    }
+
+    #[test]
+    fn only_listeners_of_the_route_count() {
+        let slow = "[pool.app]\nendpoints = [\"10.0.0.1:80\"]\ntimeouts.first_byte = \"10m\"\n\
+                    [listener.a]\nbind = \"0.0.0.0:80\"\nfront = \"cloudflare\"\n\
+                    [listener.b]\nbind = \"0.0.0.0:81\"\n[[route]]\npool = \"app\"\n";
+        assert_eq!(said(slow).len(), 1);
+        assert_eq!(said(&format!("{slow}listeners = [\"b\"]")), []);
+    }
 }
