@@ -82,6 +82,9 @@ impl Scrape {
             listeners.iter().map(|listener| (listener.id, &*listener.spec.name)).collect();
         for route in &snapshot.routes {
             route.stats.collect(&route.spec.name, &ids, out);
+            if route.front_cache.is_some() {
+                route.stats.collect_front(&route.spec.name, out);
+            }
         }
         snapshot.unrouted.collect(UNROUTED, &ids, out);
         for listener in listeners {

@@ -46,6 +46,7 @@ mod route;
 mod route_access;
 mod route_cache;
 mod route_errors;
+mod route_front;
 mod sections;
 mod split;
 mod suggest;
@@ -460,6 +461,7 @@ pool = "app"
                 compress: true,
                 websocket: true,
                 cache: Some(Arc::new(RouteCache::default())),
+                front_cache: None,
                 span: route.span,
             }
         );

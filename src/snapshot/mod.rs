@@ -6,6 +6,7 @@
 
 mod access;
 mod backend;
+mod front_cache;
 mod limit;
 mod listener;
 mod pages;
@@ -25,6 +26,7 @@ use http::Method;
 
 pub use access::Access;
 pub use backend::{Backend, Balanced, Kind as BackendKind};
+pub use front_cache::{FrontCache, TooManyTags};
 pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
 pub use pages::{ErrorPages, Page};
