@@ -17,12 +17,13 @@ use serde::Serialize;
 use crate::cache::EntrySummary;
 use crate::cache::key::KeyBuffer;
 use crate::cache::key_spec::Asking;
+use crate::cache::storable::RequestFacts;
 use crate::config::diagnostics::{Diagnostic, Report};
 use crate::config::model;
-use crate::lint;
+use crate::lint::{self, Answer};
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
-use crate::route::{Query, conditions, edits, host, path, rewrite, template};
+use crate::route::{Query, conditions, host, path, rewrite, template};
 use crate::snapshot::{Action, Route, Snapshot};
 use answer::Judged;
 
@@ -161,9 +162,10 @@ fn lints(
     let now = SystemTime::now();
     let mut found = lint::of_request(snapshot, listener, target.host, Some(&route.spec), now);
     let answer = question.answer.clone().or_else(|| stored(snapshot, route, question, target));
-    if let (Some((status, mut headers)), Action::Forward(_)) = (answer, &route.action) {
-        edits::edit(&mut headers, &route.spec.response_headers, || target.values());
-        found.extend(lint::of_answer(snapshot, listener, &route.spec, (status, &headers), now));
+    if let (Some((status, headers)), Action::Forward(_)) = (answer, &route.action) {
+        let request = RequestFacts { method: &question.method, headers: &question.headers };
+        let answer = Answer { status, headers: &headers, request, values: target.values() };
+        found.extend(lint::of_answer(snapshot, listener, route, &answer, now));
     }
     reports(snapshot, &found)
 }

@@ -11,12 +11,17 @@ use crate::cache::policy;
 use crate::cache::storable::{self, RequestFacts, ResponseFacts};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::model::{Front, RouteCache};
+use crate::front::cache::TagLimits;
 
 const CLOUDFLARE_CACHE_CONTROL: HeaderName =
     HeaderName::from_static("cloudflare-cdn-cache-control");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
-const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+pub(super) const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+
+/// What to do about too many tags.
+pub(super) const FEWER_TAGS: &str =
+    "send fewer or shorter tags: a hash of the list, or one for the page";
 
 /// The fields of an answer, and who sees them.
 pub(super) struct Seen<'a> {
@@ -114,34 +119,36 @@ fn stale_off(seen: &Seen<'_>) -> Option<Diagnostic> {
     let help = if field == CLOUDFLARE_CACHE_CONTROL {
         format!("write {field}: {better}")
     } else {
-        format!("tell Cloudflare in a field of its own: {CLOUDFLARE_CACHE_CONTROL}: {better}")
+        format!(
+            "tell Cloudflare in a field of its own: {CLOUDFLARE_CACHE_CONTROL}: {better}, or in the \
+             route front_cache = {{ ttl = \"{age}s\", stale_while_revalidate = \"{stale}s\" }}"
+        )
     };
     Some(STALE_OFF.at((seen.place)(&field), message, help))
 }
 
 fn cache_tags(seen: &Seen<'_>) -> Option<Diagnostic> {
-    const CLOUDFLARE_BYTES_MAX: usize = 16 << 10;
-    let tags = members(seen.headers, &CACHE_TAG);
-    let bytes = policy::combined(seen.headers, &CACHE_TAG)?.len();
-    let longest = tags.iter().map(String::len).max().unwrap_or_default();
-    let what = match seen.front {
-        Front::CloudFront if tags.len() > 50 => {
-            format!("{} tags, and CloudFront takes 50", tags.len())
-        }
-        Front::CloudFront if longest > 256 => {
-            format!("a tag of {longest} bytes, and CloudFront takes 256")
-        }
-        Front::Cloudflare if bytes > CLOUDFLARE_BYTES_MAX => {
-            format!("{bytes} bytes of tags, and Cloudflare takes {CLOUDFLARE_BYTES_MAX}")
-        }
-        Front::Cloudflare if longest > 1024 => {
-            format!("a tag of {longest} bytes, and Cloudflare takes 1024")
-        }
-        _ => return None,
-    };
+    let what = tags_too_many(seen.front, seen.headers)?;
     let message = format!("{}: Cache-Tag has {what}: it could not be purged by all", seen.subject);
-    let help = "send fewer or shorter tags: a hash of the list, or one for the page";
-    Some(CACHE_TAGS.at((seen.place)(&CACHE_TAG), message, help))
+    Some(CACHE_TAGS.at((seen.place)(&CACHE_TAG), message, FEWER_TAGS))
+}
+
+/// By what the tags of an answer are more than a front takes.
+pub(super) fn tags_too_many(front: Front, headers: &HeaderMap) -> Option<String> {
+    let limits = TagLimits::of(front);
+    let bytes = policy::combined(headers, &CACHE_TAG)?.len();
+    let tags = members(headers, &CACHE_TAG);
+    let longest = tags.iter().map(String::len).max().unwrap_or_default();
+    let who = front.title();
+    if tags.len() > limits.tags_max {
+        Some(format!("{} tags, and {who} takes {}", tags.len(), limits.tags_max))
+    } else if longest > limits.tag_bytes_max {
+        Some(format!("a tag of {longest} bytes, and {who} takes {}", limits.tag_bytes_max))
+    } else if bytes > limits.bytes_max {
+        Some(format!("{bytes} bytes of tags, and {who} takes {}", limits.bytes_max))
+    } else {
+        None
+    }
 }
 
 fn vary(seen: &Seen<'_>) -> Option<Diagnostic> {
@@ -242,7 +249,8 @@ mod tests {
                  Cloudflare",
                 Some(
                     "tell Cloudflare in a field of its own: cloudflare-cdn-cache-control: \
-                     max-age=60, stale-while-revalidate=30"
+                     max-age=60, stale-while-revalidate=30, or in the route front_cache = \
+                     { ttl = \"60s\", stale_while_revalidate = \"30s\" }"
                 )
             )
         );

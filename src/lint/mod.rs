@@ -16,11 +16,15 @@ mod testing;
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
+use crate::cache::freshness;
+use crate::cache::storable::RequestFacts;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::model;
-use crate::snapshot::Snapshot;
+use crate::route::edits;
+use crate::route::template::Values;
+use crate::snapshot::{Route, Snapshot};
 use fields::Seen;
 use site::Site;
 pub use table::{LINTS, Lint};
@@ -64,28 +68,53 @@ pub fn of_request(
     without_repeats(found)
 }
 
+/// An answer of a route as its pool gave it, and the request that it is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+    pub request: RequestFacts<'a>,
+    /// For the route's edits.
+    pub values: Values<'a>,
+}
+
 /// What is doubtful about an answer of a route, as the front of a listener gets it.
 pub fn of_answer(
     snapshot: &Snapshot,
     listener: &str,
-    route: &model::Route,
-    (status, headers): (StatusCode, &HeaderMap),
+    route: &Route,
+    answer: &Answer<'_>,
     now: SystemTime,
 ) -> Vec<Diagnostic> {
     let site = Site::new(snapshot, now);
     let Some(spec) = site.config.listeners.iter().find(|spec| &*spec.name == listener) else {
         return Vec::new();
     };
-    let place = |name: &http::HeaderName| site.place_of_edit(route, name);
-    fields::lints(&Seen {
-        front: site.fronted(spec).front,
+    let front = site.fronted(spec).front;
+    let Answer { status, request, values, .. } = *answer;
+    let mut headers = answer.headers.clone();
+    let mut found = Vec::new();
+    if let Some(cache) = &route.front_cache
+        && cache.tell(spec.front, request, status, &mut headers).is_err()
+    {
+        let what = fields::tags_too_many(front, answer.headers);
+        let what = what.unwrap_or_else(|| "more with those of the route than it takes".to_owned());
+        let message = format!("the answer: Cache-Tag has {what}: it is kept out of that cache");
+        found.push(table::CACHE_TAGS.at(None, message, fields::FEWER_TAGS));
+    }
+    edits::edit(&mut headers, &route.spec.response_headers, || values);
+    let place = |name: &HeaderName| site.place_of_edit(&route.spec, name);
+    let is_meant = route::is_meant_to_be_stored(&route.spec) && freshness::takes_ttl(status);
+    found.extend(fields::lints(&Seen {
+        front,
         status,
-        headers,
-        is_meant_to_be_stored: false,
+        headers: &headers,
+        is_meant_to_be_stored: is_meant,
         subject: "the answer",
         place: &place,
         now,
-    })
+    }));
+    found
 }
 
 /// Several routes may lead to one place.

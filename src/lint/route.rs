@@ -14,6 +14,7 @@ use crate::config::model::{
     self, Action, Front, HostPattern, Name, PathPattern, PoolSource, Section, TemplatePart,
     Variable,
 };
+use crate::front::cache::control_field;
 
 /// How long Cloudflare waits for the head of an answer, on plans but the highest. Its documents
 /// have said 100, 120 and 125 s; the shortest is safe.
@@ -158,7 +159,7 @@ fn key(site: &Site<'_>, route: &model::Route) -> Option<Diagnostic> {
     let headers = rules.headers.iter().filter(|name| **name != ACCEPT_ENCODING);
     let mut parts: Vec<String> = headers.map(|name| format!("the header {name}")).collect();
     parts.extend(rules.cookies.iter().map(|name| format!("the cookie {name}")));
-    if parts.is_empty() || fields::keeps_out(&known(site, route).headers) {
+    if parts.is_empty() || fields::keeps_out(&known(site, route, Front::Cloudflare).headers) {
         return None;
     }
     let path = if rules.headers.iter().any(|name| *name != ACCEPT_ENCODING) {
@@ -191,7 +192,8 @@ fn sticky(site: &Site<'_>, route: &model::Route, front: Front) -> Option<Diagnos
         pool.name,
         fields::of_cookies(front)
     );
-    let place = site.place(Section::Route, &route.name, "cache.ttl");
+    let key = if route.front_cache.is_some() { "front_cache" } else { "cache.ttl" };
+    let place = site.place(Section::Route, &route.name, key);
     let mut found = COOKIES.at(
         place,
         message,
@@ -204,57 +206,82 @@ fn sticky(site: &Site<'_>, route: &model::Route, front: Front) -> Option<Diagnos
 }
 
 /// Whether somebody has said that the answers are to be kept.
-fn is_meant_to_be_stored(route: &model::Route) -> bool {
-    route.cache.as_ref().is_some_and(|rules| {
+pub(super) fn is_meant_to_be_stored(route: &model::Route) -> bool {
+    let here = route.cache.as_ref().is_some_and(|rules| {
         rules.ttl.is_some() || rules.ttl_force.is_some() || !rules.status_ttl.is_empty()
-    })
+    });
+    here || route.front_cache.as_ref().is_some_and(|rules| rules.ttl.is_some())
 }
 
 /// The fields that the configuration puts on all answers of a route.
 struct Known {
     headers: HeaderMap,
-    /// Where those are written that are not the route's own.
-    of_files: Option<Span>,
+    /// Where those are written that are no edits.
+    places: Vec<(HeaderName, Span)>,
     status: StatusCode,
 }
 
-fn known(site: &Site<'_>, route: &model::Route) -> Known {
-    let mut headers = HeaderMap::new();
-    let mut of_files = None;
-    let mut status = StatusCode::OK;
+fn known(site: &Site<'_>, route: &model::Route, front: Front) -> Known {
+    let mut known = Known { headers: HeaderMap::new(), places: Vec::new(), status: StatusCode::OK };
     if let Action::Respond(respond) = &route.action {
-        status = respond.status;
-        headers.extend(respond.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        known.status = respond.status;
+        let fields = respond.headers.iter().cloned();
+        known.headers.extend(fields);
     }
     if let [pool] = pools(site, route).as_slice()
         && let PoolSource::Files(files) = &pool.source
         && let Some(control) = &files.cache_control
     {
-        headers.insert(CACHE_CONTROL, control.clone());
-        of_files = site.place(Section::Pool, &pool.name, "cache_control");
+        let place = site.place(Section::Pool, &pool.name, "cache_control");
+        known.put(CACHE_CONTROL, control.clone(), place);
     }
-    let edits = &route.response_headers;
-    for name in &edits.remove {
-        headers.remove(name);
+    if let Some(told) = &route.front_cache {
+        let place = |key| site.place(Section::Route, &route.name, key);
+        let control = told.ttl.map(|ttl| format!("max-age={}", ttl.as_secs()));
+        if let Some(Ok(control)) = control.map(HeaderValue::try_from) {
+            known.put(control_field(front), control, place("front_cache.ttl"));
+        }
+        if let Ok(tags) = HeaderValue::try_from(told.tags.join(","))
+            && !tags.is_empty()
+        {
+            known.put(fields::CACHE_TAG, tags, place("front_cache.tags"));
+        }
     }
-    for (edits, replaces) in [(&edits.set, true), (&edits.add, false)] {
-        for (name, template) in edits {
-            if replaces {
-                headers.remove(name);
-            }
-            // That there is a cookie is enough.
-            let text = template.as_literal().or((*name == SET_COOKIE).then_some("…"));
-            if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
-                headers.append(name.clone(), value);
+    known.edit(&route.response_headers);
+    known
+}
+
+impl Known {
+    fn put(&mut self, name: HeaderName, value: HeaderValue, place: Option<Span>) {
+        self.places.extend(place.map(|place| (name.clone(), place)));
+        self.headers.entry(name).or_insert(value);
+    }
+
+    fn edit(&mut self, edits: &model::HeaderEdits) {
+        for name in &edits.remove {
+            self.headers.remove(name);
+        }
+        for (edits, replaces) in [(&edits.set, true), (&edits.add, false)] {
+            for (name, template) in edits {
+                if replaces {
+                    self.headers.remove(name);
+                }
+                // That there is a cookie is enough.
+                let text = template.as_literal().or((*name == SET_COOKIE).then_some("…"));
+                if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
+                    self.headers.append(name.clone(), value);
+                }
             }
         }
     }
-    Known { headers, of_files, status }
 }
 
 fn known_fields(site: &Site<'_>, route: &model::Route, front: Front) -> Vec<Diagnostic> {
-    let Known { headers, of_files, status } = known(site, route);
-    let place = |name: &HeaderName| site.place_of_edit(route, name).or(of_files);
+    let Known { headers, places, status } = known(site, route, front);
+    let place = |name: &HeaderName| {
+        let other = || places.iter().find(|(known, _)| known == name).map(|(_, place)| *place);
+        site.place_of_edit(route, name).or_else(other)
+    };
     fields::lints(&Seen {
         front,
         status,
@@ -405,6 +432,24 @@ mod tests {
         assert_eq!(said(&replaced), []);
         let direct = format!("[listener.web]\nbind = \"0.0.0.0:80\"\n{respond}");
         assert_eq!(said(&direct), []);
+    }
+
+    #[test]
+    fn what_a_front_is_told_itself_counts_before_the_rest() {
+        let told = "front_cache = { ttl = \"1m\", stale_while_revalidate = \"9s\" }\n";
+        let both = "response_headers.set.cache-control = \"s-maxage=60, stale-while-revalidate=9\"";
+        assert_eq!(route(both).len(), 1);
+        assert_eq!(route(&format!("{told}{both}")), []);
+        let cookie = "response_headers.set.set-cookie = \"a=b\"";
+        assert_eq!(route(&format!("{told}{cookie}")), one("set-cookie", "\"a=b\""));
+        let many: Vec<_> = (0..51).map(|number| format!("\"tag-{number}\"")).collect();
+        let tags = format!("[{}]", many.join(", "));
+        let tagged =
+            format!("[[route]]\nname = \"r\"\npool = \"app\"\nfront_cache.tags = {tags}\n");
+        assert_eq!(said(&tagged), []);
+        let listener = "[listener.web]\nbind = \"0.0.0.0:80\"\nfront = \"cloudfront\"\n\
+                        trusted = [\"10.0.0.0/8\"]\n";
+        assert_eq!(said(&format!("{tagged}{listener}")), one("cache-tags", &tags));
     }
 
     #[test]

@@ -86,8 +86,9 @@ pub(super) const STALE_OFF: Lint = Lint {
     why: "under Cloudflare's Origin Cache Control `s-maxage`, `must-revalidate`, \
           `proxy-revalidate` and `no-cache` switch `stale-while-revalidate` off: visitors wait \
           whenever something expires",
-    fix: "a field for Cloudflare alone, without these: `Cloudflare-CDN-Cache-Control: \
-          max-age=600, stale-while-revalidate=60`",
+    fix: "a field for Cloudflare alone, without these: `front_cache = { ttl = \"10m\", \
+          stale_while_revalidate = \"1m\" }` in the route, or `Cloudflare-CDN-Cache-Control: \
+          max-age=600, stale-while-revalidate=60` from the origin",
 };
 
 pub(super) const VARY: Lint = Lint {

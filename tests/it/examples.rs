@@ -38,10 +38,11 @@ fn examples() -> (Folder, Vec<String>) {
     (folder, names)
 }
 
-fn assert_accepted(path: &Path) {
+fn assert_accepted(path: &Path) -> proxy::Exit {
     let exit = proxy::run_to_end(&["check", "-c"], path);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(!exit.stderr.contains(": error:"), "{exit:?}");
+    exit
 }
 
 #[test]
@@ -50,7 +51,8 @@ fn every_example_is_accepted() {
     assert!(names.iter().any(|name| name == "headwater.toml"));
     assert!(names.iter().any(|name| name == "minimal.toml"));
     for name in names {
-        assert_accepted(&folder.join(&format!("conf/{name}")));
+        let exit = assert_accepted(&folder.join(&format!("conf/{name}")));
+        assert!(!exit.stderr.contains(": warning:"), "{exit:?}");
     }
 }
 
