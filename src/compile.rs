@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::diagnostics::{self, Diagnostic, Sources};
+use crate::config::diagnostics::{self, Diagnostic};
 use crate::config::{self, Accepted, Loaded, Refused};
 use crate::lint;
 use crate::snapshot::{self, Resources, Snapshot};
@@ -18,7 +18,6 @@ const RESERVED_SHARE: u64 = 4;
 pub struct Compiled {
     pub snapshot: Snapshot,
     pub warnings: Vec<Diagnostic>,
-    pub sources: Arc<Sources>,
 }
 
 /// Reads a configuration file, with the environment of the process.
@@ -46,9 +45,8 @@ pub fn compile(
         Ok(mut snapshot) => {
             warnings.extend(lint::all(&snapshot, SystemTime::now()));
             diagnostics::sort(&mut warnings);
-            let sources = Arc::new(sources);
-            snapshot.sources = sources.clone();
-            Ok(Compiled { snapshot, warnings, sources })
+            snapshot.sources = Arc::new(sources);
+            Ok(Compiled { snapshot, warnings })
         }
         Err(problems) => {
             let mut diagnostics = warnings;

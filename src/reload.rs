@@ -167,7 +167,7 @@ impl Reloader {
         let (Some(change), Ok(sink)) = (change, sink) else {
             return Err(Box::new(Refused {
                 diagnostics: problems,
-                sources: (*compiled.sources).clone(),
+                sources: (*compiled.snapshot.sources).clone(),
             }));
         };
         discovery::resolve_all(&compiled.snapshot, RESOLVE_PATIENCE).await;
@@ -175,7 +175,7 @@ impl Reloader {
     }
 
     async fn swap(&mut self, ready: Ready) -> ReloadAnswer {
-        let Ready { compiled: Compiled { snapshot, mut warnings, sources }, change, sink } = ready;
+        let Ready { compiled: Compiled { snapshot, mut warnings }, change, sink } = ready;
         let before = self.published.load_full();
         warnings.extend(needs_restart(&before.config, &snapshot.config));
         let generation = snapshot.generation;
@@ -189,7 +189,7 @@ impl Reloader {
         self.addresses.store(Arc::new(self.bindings.addresses()));
         self.generations.send_replace(generation);
         self.reloads.succeeded(generation);
-        let warnings = reports(&warnings, &sources);
+        let warnings = reports(&warnings, &self.published.load().sources);
         log_all(&warnings);
         self.warnings.clone_from(&warnings);
         tracing::info!(generation, "configuration reloaded");

@@ -167,19 +167,17 @@ mod tests {
     #[test]
     fn an_end_is_told_of_the_certificate_that_answers() {
         let files = files(&[&["a.test"], &["b.test"]]);
-        let text = format!(
-            "[listener.web]\nbind = \"0.0.0.0:0\"\ntls.certificates = [\
-             {{ cert = \"a.crt\", key = \"a.key\" }}, {{ cert = \"b.crt\", key = \"b.key\" }}]\n\
-             [[route]]\nrespond = {{}}"
-        );
-        let snapshot = of_text(&text, &borrowed(&files), None);
+        let text = "[listener.web]\nbind = \"0.0.0.0:0\"\ntls.certificates = [\
+                    { cert = \"a.crt\", key = \"a.key\" }, { cert = \"b.crt\", key = \"b.key\" }]\n\
+                    [[route]]\nrespond = {}";
+        let snapshot = of_text(text, &borrowed(&files), None);
         let later = taken() + Duration::from_secs(400 * 24 * 60 * 60);
         let all = super::super::all(&snapshot, later);
         assert!(all.iter().all(|it| it.lint == Some("certificate")), "{all:?}");
         assert_eq!(all.len(), 2);
         let asked = super::super::of_request(&snapshot, "web", "b.test", None, later);
         assert_eq!(asked.len(), 1);
-        assert!(pointed_at(&text, &asked[0]).contains("b.crt"));
+        assert!(pointed_at(text, &asked[0]).contains("b.crt"));
         assert!(asked[0].message.contains("for b.test expired on "), "{}", asked[0].message);
     }
 }
