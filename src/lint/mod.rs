@@ -6,6 +6,7 @@
 //! in front (`config` and `snapshot` refuse it), and how a front is set up, which we cannot see.
 
 mod certificates;
+mod cookies;
 mod fields;
 mod listener;
 mod route;

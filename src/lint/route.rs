@@ -6,9 +6,10 @@ use std::time::Duration;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::cookies;
 use super::fields::{self, Seen};
 use super::site::{Fronted, Site};
-use super::table::{DEADLINE, REDIRECT_LOOP, SET_COOKIE as COOKIES, VARY};
+use super::table::{DEADLINE, REDIRECT_LOOP, VARY};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::model::{
     self, Action, Front, HostPattern, Name, PathPattern, PoolSource, Section, TemplatePart,
@@ -27,18 +28,23 @@ pub(super) fn lints(site: &Site<'_>, route: &model::Route, on: &[Fronted<'_>]) -
         if !on.iter().any(|it| it.front == front) {
             continue;
         }
+        let known = known(site, route, front);
+        let is_kept_out = fields::keeps_out(&known.headers);
         if front == Front::Cloudflare {
             found.extend(deadlines(site, route));
-            found.extend(key(site, route));
+            found.extend(key(site, route).filter(|_| !is_kept_out));
         }
-        found.extend(sticky(site, route, front));
-        found.extend(known_fields(site, route, front));
+        if !is_kept_out {
+            found.extend(cookies::sticky(site, route, front));
+            found.extend(cookies::stored(site, route, front));
+        }
+        found.extend(known.lints(site, route, front));
     }
     found
 }
 
 /// The pools of a route; none where it answers itself.
-fn pools<'a>(site: &Site<'a>, route: &'a model::Route) -> Vec<&'a model::Pool> {
+pub(super) fn pools<'a>(site: &Site<'a>, route: &'a model::Route) -> Vec<&'a model::Pool> {
     let names: Vec<&Name> = match &route.action {
         Action::Pool(name) => vec![name],
         Action::Split(shares) => shares.iter().map(|share| &share.pool).collect(),
@@ -159,7 +165,7 @@ fn key(site: &Site<'_>, route: &model::Route) -> Option<Diagnostic> {
     let headers = rules.headers.iter().filter(|name| **name != ACCEPT_ENCODING);
     let mut parts: Vec<String> = headers.map(|name| format!("the header {name}")).collect();
     parts.extend(rules.cookies.iter().map(|name| format!("the cookie {name}")));
-    if parts.is_empty() || fields::keeps_out(&known(site, route, Front::Cloudflare).headers) {
+    if parts.is_empty() {
         return None;
     }
     let path = if rules.headers.iter().any(|name| *name != ACCEPT_ENCODING) {
@@ -176,33 +182,6 @@ fn key(site: &Site<'_>, route: &model::Route) -> Option<Diagnostic> {
     let help = "give the zone a cache rule for it, or keep the answers out of that cache: \
                 response_headers.set = { Cloudflare-CDN-Cache-Control = \"no-store\" }";
     Some(VARY.at(site.place(Section::Route, &route.name, path), message, help))
-}
-
-/// Cookies of our own on answers that are meant to be cached.
-fn sticky(site: &Site<'_>, route: &model::Route, front: Front) -> Option<Diagnostic> {
-    if !is_meant_to_be_stored(route) {
-        return None;
-    }
-    let pool = pools(site, route).into_iter().find(|pool| pool.sticky.is_some())?;
-    let cookie = &pool.sticky.as_ref()?.cookie;
-    let message = format!(
-        "route.{}: its answers are cached, and those to new clients set the cookie {cookie} of \
-         pool.{}: {}",
-        route.name,
-        pool.name,
-        fields::of_cookies(front)
-    );
-    let key = if route.front_cache.is_some() { "front_cache" } else { "cache.ttl" };
-    let place = site.place(Section::Route, &route.name, key);
-    let mut found = COOKIES.at(
-        place,
-        message,
-        "lead what is cached to a pool without `sticky`, or leave its lifetime out",
-    );
-    if let Some(there) = site.place(Section::Pool, &pool.name, "sticky") {
-        found = found.note(there, "the cookie is set here");
-    }
-    Some(found)
 }
 
 /// Whether somebody has said that the answers are to be kept.
@@ -252,6 +231,22 @@ fn known(site: &Site<'_>, route: &model::Route, front: Front) -> Known {
 }
 
 impl Known {
+    fn lints(&self, site: &Site<'_>, route: &model::Route, front: Front) -> Vec<Diagnostic> {
+        let place = |name: &HeaderName| {
+            let other = || self.places.iter().find(|(known, _)| known == name);
+            site.place_of_edit(route, name).or_else(|| other().map(|(_, place)| *place))
+        };
+        fields::lints(&Seen {
+            front,
+            status: self.status,
+            headers: &self.headers,
+            is_meant_to_be_stored: is_meant_to_be_stored(route),
+            subject: &format!("route.{}", route.name),
+            place: &place,
+            now: site.now,
+        })
+    }
+
     fn put(&mut self, name: HeaderName, value: HeaderValue, place: Option<Span>) {
         self.places.extend(place.map(|place| (name.clone(), place)));
         self.headers.entry(name).or_insert(value);
@@ -274,23 +269,6 @@ impl Known {
             }
         }
     }
-}
-
-fn known_fields(site: &Site<'_>, route: &model::Route, front: Front) -> Vec<Diagnostic> {
-    let Known { headers, places, status } = known(site, route, front);
-    let place = |name: &HeaderName| {
-        let other = || places.iter().find(|(known, _)| known == name).map(|(_, place)| *place);
-        site.place_of_edit(route, name).or_else(other)
-    };
-    fields::lints(&Seen {
-        front,
-        status,
-        headers: &headers,
-        is_meant_to_be_stored: is_meant_to_be_stored(route),
-        subject: &format!("route.{}", route.name),
-        place: &place,
-        now: site.now,
-    })
 }
 
 #[cfg(test)]
@@ -405,6 +383,13 @@ mod tests {
         };
         assert_eq!(sticky("cache.ttl = \"1m\""), one("set-cookie", "\"1m\""));
         assert_eq!(sticky(""), []);
+        let private = "response_headers.set.cache-control = \"private\"";
+        assert_eq!(sticky(&format!("cache.ttl = \"1m\"\n{private}")), []);
+        let store = "cache.set_cookie = \"store\"";
+        assert_eq!(route(store), one("set-cookie", "\"store\""));
+        assert_eq!(route("cache.set_cookie = \"strip\""), []);
+        assert_eq!(route(&format!("{store}\n{private}")), []);
+        assert_eq!(route(&format!("{store}\nresponse_headers.remove = [\"set-cookie\"]")), []);
         let edit = "response_headers.add.set-cookie = \"id={request_id}\"";
         let cached = format!("{edit}\ncache.ttl = \"1m\"");
         assert_eq!(route(&cached), one("set-cookie", "\"id={request_id}\""));

@@ -1,5 +1,8 @@
 //! What is doubtful about a configuration behind a front, where an operator sees it.
 
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
 
 use crate::support::proxy::{run_to_end, run_with};
@@ -112,6 +115,85 @@ fn a_host_without_a_certificate_is_named_before_cloudflare_finds_out() {
     let message = "no certificate of listener.web is for www.example.com: Cloudflare answers 526";
     assert!(shown.contains(place) && shown.contains(message), "{shown}");
     assert!(!check("[\"example.com\"]").contains("526"));
+}
+
+#[test]
+fn each_lint_of_a_configuration_has_its_name() {
+    let route = |lines: &str| format!("{}{lines}\n", listener("front = \"cloudflare\""));
+    let tags: Vec<_> = (0..51).map(|number| format!("\"tag-{number}\"")).collect();
+    let tags = format!("front_cache.tags = [{}]", tags.join(", "));
+    for (config, lint) in [
+        (listener("front = \"gclb\"\ntimeouts.idle = \"600s\""), "idle-timeout"),
+        (route("").replace("[[route]]", "timeouts.first_byte = \"101s\"\n[[route]]"), "deadline"),
+        (
+            route(
+                "response_headers.set.Cache-Control = \
+                 \"max-age=9, stale-while-revalidate=60, must-revalidate\"",
+            ),
+            "stale-while-revalidate",
+        ),
+        (route("cache.key.cookies = [\"lang\"]"), "vary"),
+        (route("cache.set_cookie = \"store\""), "set-cookie"),
+        (
+            route(&tags).replace("\"cloudflare\"", "\"cloudfront\"\ntrusted = [\"192.0.2.0/24\"]"),
+            "cache-tags",
+        ),
+        (
+            "[listener.web]\nbind = \"0.0.0.0:8080\"\nfront = \"cloudflare\"\n\
+             [[route]]\nredirect.to = \"https://{host}{path}{query}\"\n"
+                .to_owned(),
+            "redirect-loop",
+        ),
+    ] {
+        assert_eq!(checked(&config), [lint], "{config}");
+    }
+}
+
+#[test]
+fn an_expired_certificate_is_told_wherever_it_is_asked_about() {
+    let config = "[listener.web]\nbind = \"127.0.0.1:0\"\nfront = \"cloudflare\"\n\
+                  tls.certificates = [{ cert = \"site.crt\", key = \"site.key\" }]\n\
+                  [[route]]\nhosts = [\"example.com\"]\nrespond = {}\n";
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let path = folder.write("headwater.toml", config);
+    authority.write(&folder, "site", &["example.com"]);
+    let check = || run_to_end(&["check", "-c"], &path);
+    assert!(!check().stderr.contains("[certificate]"));
+    authority.expired(&["example.com"]).write(&folder, "site");
+    let exit = check();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let line = exit.stderr.lines().find(|line| line.contains("[certificate]")).unwrap();
+    assert!(line.contains("headwater.toml:4:21: warning: "), "{line}");
+    assert!(line.contains("example.com expired on "), "{line}");
+    let explain = |url| {
+        let exit = run_to_end(&["explain", "--json", url, "-c"], &path);
+        serde_json::from_str::<Value>(&exit.stdout).unwrap_or_else(|_| panic!("{exit:?}"))
+    };
+    assert_eq!(named(&explain("https://example.com/")), ["certificate"]);
+}
+
+#[test]
+fn a_list_of_addresses_that_nobody_renews_is_told() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let folder = Folder::new();
+    let list = folder.write("list.txt", "192.0.2.0/24\n");
+    let config = listener("front = \"cloudfront\"\ntrusted_from = \"list.txt\"");
+    let path = folder.write("headwater.toml", config);
+    let written = |days: u32| {
+        let time = SystemTime::now() - DAY * days;
+        File::options().write(true).open(&list).unwrap().set_modified(time).unwrap();
+        run_to_end(&["check", "-c"], &path)
+    };
+    assert!(!written(89).stderr.contains(": warning: "));
+    let exit = written(91);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let expected = "headwater.toml:4:16: warning: listener.web: the addresses of CloudFront are 91 \
+                    days old: ";
+    assert!(exit.stderr.contains(expected), "{exit:?}");
+    assert!(exit.stderr.contains("[ranges-age]\n  help: "), "{exit:?}");
+    let exit = run_to_end(&["explain", "http://h/", "-c"], &path);
+    assert!(exit.stdout.contains("CloudFront are 91 days old"), "{exit:?}");
 }
 
 #[test]
