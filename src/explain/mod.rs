@@ -165,7 +165,14 @@ fn lints(
     if let (Some((status, headers)), Action::Forward(_)) = (answer, &route.action) {
         let request = RequestFacts { method: &question.method, headers: &question.headers };
         let answer = Answer { status, headers: &headers, request, values: target.values() };
-        found.extend(lint::of_answer(snapshot, listener, route, &answer, now));
+        let of_answer = lint::of_answer(snapshot, listener, route, &answer, now);
+        // What the configuration puts on it has been said.
+        let is_said = |it: &Diagnostic| {
+            it.span.is_some()
+                && found.iter().any(|said| (said.span, said.lint) == (it.span, it.lint))
+        };
+        let news: Vec<_> = of_answer.into_iter().filter(|it| !is_said(it)).collect();
+        found.extend(news);
     }
     reports(snapshot, &found)
 }

@@ -19,6 +19,7 @@ fn examples() -> (Folder, Vec<String>) {
     folder.write("certs/ca.crt", authority.pem());
     folder.write("certs/clients.crl", authority.revoking(&[13]));
     folder.write("certs/tickets.keys", "ab".repeat(48));
+    folder.write("certs/cloudfront.txt", "192.0.2.0/24\n");
     folder.write("certs/maintenance.html", "<h1>Back soon</h1>");
     pair.write(&folder, "certs/sites/example");
     folder.write("certs/admin-token", "token\n");

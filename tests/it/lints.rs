@@ -242,6 +242,10 @@ pool = \"app\"
 [[route]]
 paths = [\"/slow/*\"]
 pool = \"slow\"
+[[route]]
+paths = [\"/told/*\"]
+pool = \"app\"
+response_headers.set.Cache-Control = \"s-maxage=60, stale-while-revalidate=60\"
 ";
     let path = folder.write("headwater.toml", config);
     let explain = |arguments: &[&str]| {
@@ -271,6 +275,8 @@ pool = \"slow\"
         assert_eq!(named(&with("web")), ["idle-timeout", lint]);
         assert_eq!(named(&with("inner")), [""; 0]);
     }
+    let told = ["--listener", "web", "--response-header", "X: y", "http://h/told/"];
+    assert_eq!(named(&json(&told)), ["idle-timeout", "stale-while-revalidate"]);
     let text = explain(&web);
     assert!(text.contains("warning   listener.web: idle connections"), "{text}");
     assert!(text.contains("headwater.toml:6:17\n"), "{text}");
