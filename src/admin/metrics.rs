@@ -82,6 +82,9 @@ impl Scrape {
             listeners.iter().map(|listener| (listener.id, &*listener.spec.name)).collect();
         for route in &snapshot.routes {
             route.stats.collect(&route.spec.name, &ids, out);
+            if route.front_cache.is_some() {
+                route.stats.collect_front(&route.spec.name, out);
+            }
         }
         snapshot.unrouted.collect(UNROUTED, &ids, out);
         for listener in listeners {
@@ -139,7 +142,7 @@ impl Scrape {
             }
             let label = ("listener", &*spec.name);
             out.gauge("headwater_trusted_ranges", "Networks of the front that are believed.")
-                .series(&[label], trusted.listed() as f64);
+                .series(&[label], trusted.listed().len() as f64);
             out.gauge(
                 "headwater_trusted_ranges_problem",
                 "1 if the file of the front's networks cannot be used, and others are.",

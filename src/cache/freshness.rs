@@ -127,7 +127,7 @@ fn is_kept_by_default(status: StatusCode, policy: &Policy) -> bool {
 }
 
 /// The codes that a route's `ttl` and `ttl_force` cover.
-pub(super) fn takes_ttl(status: StatusCode) -> bool {
+pub fn takes_ttl(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }
 

@@ -22,6 +22,7 @@ use super::reader::Table;
 use super::route_access;
 use super::route_cache;
 use super::route_errors;
+use super::route_front;
 use super::sections::check_name;
 use super::split;
 use super::template;
@@ -74,7 +75,8 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let compress = table.boolean("compress", true);
     let websocket = table.boolean("websocket", true);
     let mirror = table.read("mirror", split::mirror);
-    let cache = route_cache::read(table);
+    let mut cache = route_cache::read(table);
+    let front_cache = route_front::read(table, cache.as_mut());
     // An empty list of the model means all listeners; this route has none.
     let has_none = listeners.as_ref().is_some_and(Vec::is_empty);
     if has_none || (listeners.is_none() && table.value("listeners").is_some()) {
@@ -105,6 +107,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         compress,
         websocket,
         cache: cache.filter(|_| forwards).map(Arc::new),
+        front_cache,
         span: SpanOf(table.span),
     })
 }

@@ -156,7 +156,7 @@ fn headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     })
 }
 
-fn tags(value: &Value<'_>) -> Option<Vec<String>> {
+pub(super) fn tags(value: &Value<'_>) -> Option<Vec<String>> {
     let tags = value.list("[\"shop\"]", |item| item.parse("a tag", "\"shop\"", tag))?;
     at_most(value, tags, TAGS_MAX)
 }

@@ -1,7 +1,9 @@
-//! What is known of the fronts: their addresses, and which fields they write themselves.
+//! What is known of the fronts: their addresses, which fields they write themselves, and
+//! what their caches read.
 //!
 //! A front's own word is believed; what it merely passes on from the visitor is not.
 
+pub mod cache;
 mod fields;
 pub mod ranges;
 

@@ -16,6 +16,7 @@ use super::respond;
 use super::target::Target;
 use crate::body::Body;
 use crate::cache::status::{FieldKind, StatusField, push_number};
+use crate::cache::storable::RequestFacts;
 use crate::cache::{Head, is_of_not_modified};
 use crate::compress::fields;
 use crate::error::Kind;
@@ -24,8 +25,8 @@ use crate::route::template::Values;
 
 /// Fields that an answer from the store gets beside its own: its age, our part of `Cache-Status`,
 /// the id of the request, and where it is compressed or the listener has them, `Vary`,
-/// `Content-Encoding`, `Strict-Transport-Security` and what the route adds.
-const FIELDS_ADDED: usize = 8;
+/// `Content-Encoding`, `Strict-Transport-Security`, what a front is told, and what the route adds.
+const FIELDS_ADDED: usize = 10;
 /// Room for nearly every `Cache-Status` member and an age.
 const STATUS_BYTES: usize = 96;
 
@@ -280,6 +281,13 @@ fn status_field<'a>(
 fn finish(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Body>) {
     secure(exchange, asked.headers, response);
     if let Some(route) = exchange.route() {
+        if let Some(cache) = &route.front_cache {
+            let front = exchange.connection.listener.spec.front;
+            let request = RequestFacts { method: asked.method, headers: asked.headers };
+            if cache.tell(front, request, response.status(), response.headers_mut()).is_err() {
+                route.stats.overtagged();
+            }
+        }
         let edits = &route.spec.response_headers;
         headers::edit(response.headers_mut(), edits, || values(exchange, asked));
     }

@@ -263,6 +263,7 @@ pub(super) mod tests {
             compress: true,
             websocket: true,
             cache: None,
+            front_cache: None,
             span: SpanOf(Span { file: FileId(0), start: 0, end: 0 }),
         }
     }

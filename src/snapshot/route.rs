@@ -8,6 +8,7 @@ use http::header::COOKIE;
 
 use super::access::Access;
 use super::backend::Backend;
+use super::front_cache::FrontCache;
 use super::pages::ErrorPages;
 use super::stats::RouteStats;
 use crate::balance::Split;
@@ -26,6 +27,8 @@ pub struct Route {
     pub key: KeySpec,
     pub access: Access,
     pub pages: ErrorPages,
+    /// What the cache of a front is told of all answers.
+    pub front_cache: Option<FrontCache>,
     pub mirror: Option<Arc<Mirror>>,
     /// The names of the cookies that are ours, and no business of an endpoint.
     pub own_cookies: Box<[Arc<str>]>,
@@ -119,6 +122,7 @@ impl Route {
             key,
             access: Access::new(spec),
             pages: ErrorPages::new(spec),
+            front_cache: spec.front_cache.as_ref().map(FrontCache::new),
             mirror,
             own_cookies,
             minds_asker,

@@ -45,6 +45,8 @@ struct RouteCells {
     cache: [AtomicU64; CacheStatus::ALL.len()],
     coded: [AtomicU64; Coding::ALL.len()],
     mirrored: [AtomicU64; Mirrored::ALL.len()],
+    /// Answers with more tags than the front takes.
+    overtagged: AtomicU64,
 }
 
 /// What became of the copy of a request.
@@ -113,6 +115,22 @@ impl RouteStats {
     /// Counts the copy of a request.
     pub fn mirrored(&self, result: Mirrored) {
         self.cells.local().mirrored[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer with more tags than the front takes.
+    pub fn overtagged(&self) {
+        self.cells.local().overtagged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the series about the cache of a front.
+    pub fn collect_front(&self, route: &str, out: &mut Exposition) {
+        let count: u64 =
+            self.cells.iter().map(|cells| cells.overtagged.load(Ordering::Relaxed)).sum();
+        out.counter(
+            "headwater_front_cache_overtagged_total",
+            "Answers kept out of the front's cache, because it takes less tags than they have.",
+        )
+        .series(&[("route", route)], count as f64);
     }
 
     /// Requests answered so far.

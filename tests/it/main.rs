@@ -39,6 +39,7 @@ mod hedging;
 mod http2;
 mod keys;
 mod limits;
+mod lints;
 mod mirroring;
 mod proxy_protocol;
 mod purging;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::optional_duration;
 use crate::config::model::{
-    ClientDirectives, KeyRules, NamePattern, QueryKey, RouteCache, SetCookie,
+    ClientDirectives, FrontCache, KeyRules, NamePattern, QueryKey, RouteCache, SetCookie,
 };
 use crate::config::units::show_duration;
 
@@ -35,6 +35,15 @@ pub(super) fn route_cache(cache: &RouteCache) -> Value {
         },
         "tags": cache.tags,
         "min_uses": cache.min_uses.0,
+    })
+}
+
+pub(super) fn front_cache(front: &FrontCache) -> Value {
+    json!({
+        "ttl": optional_duration(front.ttl),
+        "stale_while_revalidate": optional_duration(front.stale_while_revalidate),
+        "stale_if_error": optional_duration(front.stale_if_error),
+        "tags": front.tags,
     })
 }
 

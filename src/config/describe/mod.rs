@@ -301,6 +301,7 @@ fn route(route: &Route) -> Value {
         "compress": route.compress,
         "websocket": route.websocket,
         "cache": route.cache.as_deref().map_or(json!(false), cache::route_cache),
+        "front_cache": route.front_cache.as_ref().map(cache::front_cache),
     });
     add_conditions(&route.conditions, &mut described);
     let (key, action) = match &route.action {

@@ -1,6 +1,7 @@
 //! Whom a listener is behind.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{FileContent, SpanOf};
 
@@ -86,4 +87,17 @@ pub struct RangesFile {
     /// Its content, not yet parsed, or why there is none.
     pub content: Result<FileContent, String>,
     pub span: SpanOf,
+}
+
+/// `route.front_cache`: what the cache of a front is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FrontCache {
+    /// For how long it keeps an answer; `None`: as the answer says.
+    pub ttl: Option<Duration>,
+    /// Only with `ttl`.
+    pub stale_while_revalidate: Option<Duration>,
+    /// Only with `ttl`.
+    pub stale_if_error: Option<Duration>,
+    /// In lower case, in order, those of our own cache among them.
+    pub tags: Vec<String>,
 }

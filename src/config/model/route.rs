@@ -32,6 +32,8 @@ pub struct Route {
     pub websocket: bool,
     /// `None`: the cache is neither asked nor filled.
     pub cache: Option<Arc<RouteCache>>,
+    /// What the cache of a front is told of all answers.
+    pub front_cache: Option<FrontCache>,
     /// Where the route begins, for errors about ties.
     pub span: SpanOf,
 }
