@@ -436,3 +436,53 @@ fn a_stop_waits_for_tunnels_over_http_2_until_its_deadline() {
     });
     assert_eq!(proxy.exit_code(), 3);
 }
+
+#[test]
+fn a_tunnel_holds_its_place_at_the_endpoint_until_it_ends() {
+    let origin = Origin::scripted(echo);
+    let limits = "limits = { requests = 1, queue = 1, queue_timeout = \"100ms\" }";
+    let proxy = over(&origin, limits).start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut io = session.tunnel().await;
+        let refused = session.send(h2::get("/")).await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        io.shutdown().await.unwrap();
+        assert_ended(&mut io).await;
+        let series =
+            format!("headwater_endpoint_requests_in_flight{{pool=\"app\",endpoint=\"{origin}\"}}");
+        proxy.wait_for_metric(&series, 0.0);
+        assert_eq!(session.get("/").await.body, "plain");
+    });
+}
+
+#[test]
+fn a_tunnel_goes_where_its_hash_says_and_is_never_doubled_by_a_second_try() {
+    let slow = |call: &mut Call| {
+        if call.request.header("upgrade").is_some() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        echo(call);
+    };
+    let origins = [Origin::scripted(slow), Origin::scripted(slow), Origin::scripted(slow)];
+    let pool = "balance = \"hash\"\nhash_on = \"path\"\nretry = { hedge_after = \"10ms\" }";
+    let [first, second, third] = &origins;
+    let proxy = Setup::empty()
+        .listener(PRIOR)
+        .process("workers = 1")
+        .pool(&[first, second, third], pool)
+        .start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        for _ in 0..4 {
+            let mut io = session.tunnel().await;
+            assert_echo(&mut io, b"x").await;
+        }
+    });
+    let mut tunnels: Vec<_> = origins.iter().map(|it| it.count_of("/socket?a=b")).collect();
+    tunnels.sort_unstable();
+    assert_eq!(tunnels, [0, 0, 4]);
+}
