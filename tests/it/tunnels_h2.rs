@@ -1,5 +1,7 @@
 //! Tunnels where HTTP/2 is spoken on one side or on both (RFC 8441).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -13,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::support::h2::{self, Session, Upload, full};
 use crate::support::h2_origin::{Call as H2Call, H2Origin, Then};
+use crate::support::origin::Gate;
 use crate::support::{Call, Client, HOST, Origin, Proxy, Setup, answer, ok};
 
 const PRIOR: &str = "protocols = [\"h1\", \"h2\"]";
@@ -460,29 +463,63 @@ fn a_tunnel_holds_its_place_at_the_endpoint_until_it_ends() {
 }
 
 #[test]
-fn a_tunnel_goes_where_its_hash_says_and_is_never_doubled_by_a_second_try() {
-    let slow = |call: &mut Call| {
-        if call.request.header("upgrade").is_some() {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        echo(call);
-    };
-    let origins = [Origin::scripted(slow), Origin::scripted(slow), Origin::scripted(slow)];
-    let pool = "balance = \"hash\"\nhash_on = \"path\"\nretry = { hedge_after = \"10ms\" }";
+fn a_tunnel_goes_where_its_hash_says() {
+    let origins = [Origin::scripted(echo), Origin::scripted(echo), Origin::scripted(echo)];
     let [first, second, third] = &origins;
     let proxy = Setup::empty()
         .listener(PRIOR)
-        .process("workers = 1")
-        .pool(&[first, second, third], pool)
+        .pool(&[first, second, third], "balance = \"hash\"\nhash_on = \"path\"")
         .start();
     h2::run(async {
         let mut session = Session::open_plain(proxy.address()).await;
         for _ in 0..4 {
             let mut io = session.tunnel().await;
             assert_echo(&mut io, b"x").await;
+            io.shutdown().await.unwrap();
+            assert_ended(&mut io).await;
+            // A hash with bounded load looks at what is in flight.
+            proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
         }
     });
     let mut tunnels: Vec<_> = origins.iter().map(|it| it.count_of("/socket?a=b")).collect();
     tunnels.sort_unstable();
     assert_eq!(tunnels, [0, 0, 4]);
+}
+
+#[test]
+fn a_tunnel_has_no_second_try_beside_the_first() {
+    // A tunnel is opened when a GET that came after it has had its second try.
+    let (opened, doubled) = (Gate::default(), Gate::default());
+    let gets = Arc::new(AtomicUsize::new(0));
+    let slow = {
+        let opened = opened.clone();
+        move |call: &mut Call| {
+            if call.request.header("upgrade").is_some() {
+                opened.pass();
+            } else if call.request.target() == "/" {
+                match gets.fetch_add(1, Relaxed) {
+                    0 => doubled.pass(),
+                    _ => doubled.open(),
+                }
+            }
+            echo(call);
+        }
+    };
+    let origins = [slow.clone(), slow].map(Origin::scripted);
+    let [first, second] = &origins;
+    let pool = "balance = \"round_robin\"\nretry = { hedge_after = \"10ms\" }";
+    let proxy = Setup::empty().listener(PRIOR).pool(&[first, second], pool).start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut other = Session::open_plain(proxy.address()).await;
+        let second_try = async {
+            assert_eq!(other.get("/settings").await.body, "plain");
+            assert_eq!(other.get("/").await.body, "plain");
+            opened.open();
+        };
+        let (mut io, ()) = tokio::join!(session.tunnel(), second_try);
+        assert_echo(&mut io, b"x").await;
+    });
+    assert_eq!(proxy.metric("headwater_retries_total{pool=\"app\",reason=\"hedge\"}"), 1.0);
+    assert_eq!(origins.iter().map(|it| it.count_of("/socket?a=b")).sum::<usize>(), 1);
 }
