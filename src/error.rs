@@ -79,6 +79,8 @@ pub enum Kind {
     QueueFull,
     /// No place became free within `limits.queue_timeout`.
     QueueTimeout,
+    /// The request has passed here before, again and again (RFC 8586).
+    Loop,
     /// The endpoint speaks HTTP/2 without tunnels (RFC 8441).
     TunnelUnsupported,
     /// Our own failure.
@@ -113,6 +115,7 @@ impl Kind {
             | Self::NoEndpoint
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::Loop
             | Self::TunnelUnsupported
             | Self::Internal => Origin::Us,
         }
@@ -146,6 +149,7 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::Loop => "loop",
             Self::TunnelUnsupported => "tunnel_unsupported",
             Self::Internal => "internal",
         }

@@ -37,6 +37,7 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline | Kind::NotCached => {
             StatusCode::GATEWAY_TIMEOUT
         }
+        Kind::Loop => StatusCode::LOOP_DETECTED,
         Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -183,6 +184,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         }
         Kind::NoEndpoint => "The service is not available at the moment.",
         Kind::QueueFull | Kind::QueueTimeout => "The service is busy at the moment.",
+        Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",
     }
