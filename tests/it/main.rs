@@ -29,6 +29,7 @@ mod compression;
 mod conditions;
 mod discovery;
 mod examples;
+mod expectations;
 mod files;
 mod freshness;
 mod front_caches;
