@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::config::diagnostics::{self, Diagnostic, Sources};
+use crate::config::diagnostics::{self, Diagnostic};
 use crate::config::{self, Accepted, Loaded, Refused};
+use crate::lint;
 use crate::snapshot::{self, Resources, Snapshot};
 
 /// Of the files that the process may open, one in so many is kept for what is no client:
@@ -16,7 +18,6 @@ const RESERVED_SHARE: u64 = 4;
 pub struct Compiled {
     pub snapshot: Snapshot,
     pub warnings: Vec<Diagnostic>,
-    pub sources: Sources,
 }
 
 /// Reads a configuration file, with the environment of the process.
@@ -41,10 +42,11 @@ pub fn compile(
     let Accepted { mut config, mut warnings, sources } = loaded.into_config().map_err(Box::new)?;
     warnings.extend(fit_connections(&mut config, descriptors_max));
     match Snapshot::build(Arc::new(config), previous, resources) {
-        Ok((snapshot, more)) => {
-            warnings.extend(more);
+        Ok(mut snapshot) => {
+            warnings.extend(lint::all(&snapshot, SystemTime::now()));
             diagnostics::sort(&mut warnings);
-            Ok(Compiled { snapshot, warnings, sources })
+            snapshot.sources = Arc::new(sources);
+            Ok(Compiled { snapshot, warnings })
         }
         Err(problems) => {
             let mut diagnostics = warnings;

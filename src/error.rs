@@ -62,6 +62,8 @@ pub enum Kind {
     ConnectTimeout,
     /// The connection ended before a response head came.
     Reset,
+    /// The endpoint did not process the request, having enough of them (RFC 9113 §8.7).
+    Refused,
     /// What came is not HTTP, or breaks its rules.
     BadResponse,
     /// No response head within `timeouts.first_byte`.
@@ -107,6 +109,7 @@ impl Kind {
             Self::Connect
             | Self::ConnectTimeout
             | Self::Reset
+            | Self::Refused
             | Self::BadResponse
             | Self::FirstByteTimeout
             | Self::IdleTimeout
@@ -141,6 +144,7 @@ impl Kind {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "reset",
+            Self::Refused => "refused",
             Self::BadResponse => "bad_response",
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::IdleTimeout => "idle_timeout",

@@ -27,6 +27,7 @@ pub mod health;
 
 // What a request needs to know.
 pub mod explain;
+pub mod lint;
 pub mod purge;
 pub mod snapshot;
 

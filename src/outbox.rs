@@ -167,6 +167,15 @@ impl Stream {
         socket2::SockRef::from(&self.inner.borrow().stream).peek(&mut byte)
     }
 
+    /// How the connection has failed, if it has and nobody was told.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        let mut inner = self.inner.borrow_mut();
+        match inner.error.take() {
+            Some(error) => Ok(Some(error)),
+            None => inner.stream.take_error(),
+        }
+    }
+
     /// Puts bytes off. False if they must be written now.
     fn put_off(&self, bufs: &[IoSlice<'_>], cx: &Context<'_>) -> bool {
         let mut inner = self.inner.borrow_mut();

@@ -165,14 +165,17 @@ impl Reloader {
                 .push(Diagnostic::placeless(format!("log.access.to cannot be opened: {error}")));
         });
         let (Some(change), Ok(sink)) = (change, sink) else {
-            return Err(Box::new(Refused { diagnostics: problems, sources: compiled.sources }));
+            return Err(Box::new(Refused {
+                diagnostics: problems,
+                sources: (*compiled.snapshot.sources).clone(),
+            }));
         };
         discovery::resolve_all(&compiled.snapshot, RESOLVE_PATIENCE).await;
         Ok(Ready { compiled, change, sink })
     }
 
     async fn swap(&mut self, ready: Ready) -> ReloadAnswer {
-        let Ready { compiled: Compiled { snapshot, mut warnings, sources }, change, sink } = ready;
+        let Ready { compiled: Compiled { snapshot, mut warnings }, change, sink } = ready;
         let before = self.published.load_full();
         warnings.extend(needs_restart(&before.config, &snapshot.config));
         let generation = snapshot.generation;
@@ -186,7 +189,7 @@ impl Reloader {
         self.addresses.store(Arc::new(self.bindings.addresses()));
         self.generations.send_replace(generation);
         self.reloads.succeeded(generation);
-        let warnings = reports(&warnings, &sources);
+        let warnings = reports(&warnings, &self.published.load().sources);
         log_all(&warnings);
         self.warnings.clone_from(&warnings);
         tracing::info!(generation, "configuration reloaded");
@@ -212,14 +215,14 @@ fn reports(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<Report> {
 /// One event for each problem or warning.
 pub fn log_all(reports: &[Report]) {
     for report in reports {
-        let Report { file, line, column, severity, message, help } = report;
+        let Report { file, line, column, severity, message, help, lint } = report;
         let place = file.as_ref().map(|file| format!("{file}:{line}:{column}"));
         match severity {
             crate::config::diagnostics::Severity::Error => {
-                tracing::error!(place, help, "{message}");
+                tracing::error!(place, help, lint, "{message}");
             }
             crate::config::diagnostics::Severity::Warning => {
-                tracing::warn!(place, help, "{message}");
+                tracing::warn!(place, help, lint, "{message}");
             }
         }
     }

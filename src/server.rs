@@ -74,8 +74,8 @@ impl Exit {
 pub fn check(path: &Path) -> Exit {
     match prepare(path) {
         Ok(prepared) => {
-            let Compiled { warnings, sources, snapshot } = &prepared.compiled;
-            report(&diagnostics::render(warnings, sources));
+            let Compiled { warnings, snapshot } = &prepared.compiled;
+            report(&diagnostics::render(warnings, &snapshot.sources));
             let config = &snapshot.config;
             report(&format!(
                 "{}: ok, {} listeners, {} pools, {} routes\n",
@@ -183,7 +183,8 @@ fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
 
 async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit {
     let Prepared { compiled, resources, descriptors_max, files, digest } = prepared;
-    let Compiled { snapshot, warnings, sources } = compiled;
+    let Compiled { snapshot, warnings } = compiled;
+    let sources = snapshot.sources.clone();
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.report(&sources)).collect();
     reload::log_all(&warnings);
     let opened = match open(&snapshot.config, &sources) {
@@ -381,7 +382,7 @@ impl Control {
                 Exit::Clean
             }
             cut => {
-                tracing::warn!(requests = cut, hurried, "stopped, cutting off what was open");
+                tracing::warn!(connections = cut, hurried, "stopped, cutting off what was open");
                 Exit::Cut
             }
         }

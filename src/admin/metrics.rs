@@ -142,7 +142,7 @@ impl Scrape {
             }
             let label = ("listener", &*spec.name);
             out.gauge("headwater_trusted_ranges", "Networks of the front that are believed.")
-                .series(&[label], trusted.listed() as f64);
+                .series(&[label], trusted.listed().len() as f64);
             out.gauge(
                 "headwater_trusted_ranges_problem",
                 "1 if the file of the front's networks cannot be used, and others are.",

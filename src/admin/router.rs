@@ -215,6 +215,7 @@ mod tests {
             severity: Severity::Error,
             message: message.to_owned(),
             help: None,
+            lint: None,
         }
     }
 

@@ -91,7 +91,7 @@ pub(super) fn snapshot(text: &str) -> Snapshot {
         files: Reader::start(1, 1).unwrap(),
         connections: ConnectionLimit::of_process(1000),
     };
-    Snapshot::build(config, None, &resources).unwrap().0
+    Snapshot::build(config, None, &resources).unwrap()
 }
 
 /// A running API on a free port of the loopback address.

@@ -60,6 +60,8 @@ pub enum RetryReason {
     Connect,
     /// The connection ended before the request was written.
     NeverWritten,
+    /// The endpoint refused it, unprocessed.
+    Refused,
     /// The connection ended before a response head.
     Reset,
     /// A status of `retry.on`.
@@ -69,13 +71,14 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 5] =
-        [Self::Connect, Self::NeverWritten, Self::Reset, Self::Status, Self::Hedge];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::NeverWritten, Self::Refused, Self::Reset, Self::Status, Self::Hedge];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::NeverWritten => "never_written",
+            Self::Refused => "refused",
             Self::Reset => "reset",
             Self::Status => "status",
             Self::Hedge => "hedge",

@@ -74,10 +74,23 @@ impl Cache {
         request: &HeaderMap,
         now: Instant,
     ) -> Option<EntrySummary> {
+        self.entry(primary, request, now).map(|entry| EntrySummary::of(primary, &entry, now))
+    }
+
+    /// The status of what is held for such a request, and the fields that it is stored with.
+    pub fn held_head(
+        &self,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        now: Instant,
+    ) -> Option<(StatusCode, HeaderMap)> {
+        let entry = self.entry(primary, request, now)?;
+        Some((entry.head.status, entry.head.fields.to_map(0)))
+    }
+
+    fn entry(&self, primary: KeyRef<'_>, request: &HeaderMap, now: Instant) -> Option<Arc<Entry>> {
         match self.lookup(primary, || request, &mut KeyBuffer::default(), now) {
-            Lookup::Fresh(entry) | Lookup::Stale(entry) => {
-                Some(EntrySummary::of(primary, &entry, now))
-            }
+            Lookup::Fresh(entry) | Lookup::Stale(entry) => Some(entry),
             Lookup::Absent | Lookup::Uncacheable => None,
         }
     }

@@ -87,7 +87,10 @@ impl Fault {
     /// slow, or answers with an error, is there.
     fn is_disconnection(self) -> bool {
         let Self::Kind(kind) = self else { return false };
-        matches!(kind, Kind::Connect | Kind::ConnectTimeout | Kind::Reset | Kind::NoEndpoint)
+        matches!(
+            kind,
+            Kind::Connect | Kind::ConnectTimeout | Kind::Reset | Kind::Refused | Kind::NoEndpoint
+        )
     }
 }
 

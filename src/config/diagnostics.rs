@@ -77,6 +77,8 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// Other places that take part, each with what it is.
     pub related: Vec<(Span, String)>,
+    /// The lint that says it, by which it is found in the docs.
+    pub lint: Option<&'static str>,
 }
 
 /// One diagnostic for machines; without a place, `file` is absent and the numbers are 0.
@@ -90,6 +92,8 @@ pub struct Report {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lint: Option<&'static str>,
 }
 
 /// What is wrong with one value, before its place is known.
@@ -126,7 +130,7 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, span: Option<Span>, message: String) -> Self {
-        Self { severity, span, message, help: None, related: Vec::new() }
+        Self { severity, span, message, help: None, related: Vec::new(), lint: None }
     }
 
     #[must_use]
@@ -145,13 +149,17 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
-    /// `file:line:col: error: message`, then indented help and related places; ends with a newline.
+    /// `file:line:col: error: message`, with the lint in brackets, then indented help and related places; ends with a newline.
     pub fn render(&self, sources: &Sources) -> String {
         let mut text = String::new();
         if let Some(place) = self.span.and_then(|span| sources.locate(span)) {
             let _ = write!(text, "{}:{}:{}: ", place.file, place.line, place.column);
         }
-        let _ = writeln!(text, "{}: {}", self.severity.as_str(), self.message);
+        let _ = write!(text, "{}: {}", self.severity.as_str(), self.message);
+        if let Some(lint) = self.lint {
+            let _ = write!(text, " [{lint}]");
+        }
+        text.push('\n');
         if let Some(help) = &self.help {
             let _ = writeln!(text, "  help: {help}");
         }
@@ -174,6 +182,7 @@ impl Diagnostic {
             severity: self.severity,
             message: self.message.clone(),
             help: self.help.clone(),
+            lint: self.lint,
         }
     }
 }

@@ -63,7 +63,7 @@ use std::sync::Arc;
 
 use context::Context;
 use diagnostics::{Diagnostic, FileId, Invalid, Sources, shown};
-use model::Config;
+use model::{Config, Places};
 use reader::Table;
 use sections::{Section, Sections};
 use validate::Defined;
@@ -229,11 +229,19 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
     };
     let defined =
         Defined { listeners: names(&listeners), pools: names(&pools), routes: routes.len() };
-    let routes: Vec<_> = routes
-        .into_iter()
-        .enumerate()
-        .map(|(index, table)| route::read(index + 1, table))
-        .collect();
+    let mut places = Places::default();
+    for (of, sections) in [(model::Section::Listener, &listeners), (model::Section::Pool, &pools)] {
+        for section in sections {
+            places.insert(of, section.name.clone(), section.table.places());
+        }
+    }
+    let read_route = |(index, table): (usize, Table<'_>)| {
+        let written = table.places();
+        let reading = route::read(index + 1, table);
+        places.insert(model::Section::Route, reading.name.clone(), written);
+        reading
+    };
+    let routes: Vec<_> = routes.into_iter().enumerate().map(read_route).collect();
     validate::route_names_are_distinct(context, &routes);
     let (admin, admin_span) = globals::admin(admin);
     let listeners: Vec<_> =
@@ -252,6 +260,7 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
             .filter_map(|section| pool::read(section.name, section.table))
             .collect(),
         routes: routes.into_iter().filter_map(|reading| reading.route).collect(),
+        places,
     };
     validate::check(context, &defined);
     config

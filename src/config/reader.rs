@@ -9,10 +9,11 @@ use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::context::{Context, UnknownKey, shown_table};
 use super::diagnostics::{Diagnostic, FileId, Span};
+use super::model::SectionPlaces;
 use super::suggest;
 use super::syntax::span;
 use super::units;
@@ -182,6 +183,16 @@ impl<'a> Table<'a> {
         entries.collect()
     }
 
+    /// Where everything in it is written.
+    pub(super) fn places(&self) -> SectionPlaces {
+        let mut keys = Vec::new();
+        if let Some(entries) = self.entries {
+            push_places(self.span.file, "", entries, &mut keys);
+        }
+        keys.sort_unstable();
+        SectionPlaces { span: self.span, keys }
+    }
+
     /// Reports every key that was not asked for.
     pub(super) fn finish(self) {
         let asked = self.asked.borrow();
@@ -195,6 +206,16 @@ impl<'a> Table<'a> {
                 });
             }
         }
+    }
+}
+
+fn push_places(file: FileId, path: &str, table: &DeTable<'_>, keys: &mut Vec<(Box<str>, Span)>) {
+    for (key, value) in table {
+        let path = join(path, &key.get_ref().to_ascii_lowercase());
+        if let DeValue::Table(inner) = value.get_ref() {
+            push_places(file, &path, inner, keys);
+        }
+        keys.push((path.into(), span(file, value.span())));
     }
 }
 

@@ -17,7 +17,10 @@ use serde::Serialize;
 use crate::cache::EntrySummary;
 use crate::cache::key::KeyBuffer;
 use crate::cache::key_spec::Asking;
+use crate::cache::storable::RequestFacts;
+use crate::config::diagnostics::{Diagnostic, Report};
 use crate::config::model;
+use crate::lint::{self, Answer};
 use crate::route::explain::{self, Match};
 use crate::route::template::Values;
 use crate::route::{Query, conditions, host, path, rewrite, template};
@@ -57,6 +60,10 @@ pub struct Explanation {
     pub action: Option<ActionTaken>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheTaken>,
+    /// What is doubtful about the listener, the route, and the answer: the one that was given to be
+    /// judged, else the one that the cache holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lints: Vec<Report>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,10 +129,14 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         route: None,
         action: None,
         cache: None,
+        lints: Vec::new(),
     };
     let Some(winner) = found.first() else {
         let methods = snapshot.methods_of(&query);
         explanation.allow = methods.iter().map(Method::to_string).collect();
+        let now = SystemTime::now();
+        let found = listener.as_deref().map(|it| lint::of_request(snapshot, it, &host, None, now));
+        explanation.lints = reports(snapshot, &found.unwrap_or_default());
         return Ok(explanation);
     };
     let Some(route) = snapshot.routes.get(winner.route) else { return Ok(explanation) };
@@ -134,7 +145,53 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
     if matches!(route.action, Action::Forward(_)) {
         explanation.cache = Some(cache(snapshot, route, question, &target));
     }
+    if let Some(listener) = &listener {
+        explanation.lints = lints(snapshot, listener, route, question, &target);
+    }
     Ok(explanation)
+}
+
+/// What is doubtful about a listener and a route, and about the answer as it is sent.
+fn lints(
+    snapshot: &Snapshot,
+    listener: &str,
+    route: &Route,
+    question: &Question,
+    target: &Target<'_>,
+) -> Vec<Report> {
+    let now = SystemTime::now();
+    let mut found = lint::of_request(snapshot, listener, target.host, Some(&route.spec), now);
+    let answer = question.answer.clone().or_else(|| stored(snapshot, route, question, target));
+    if let (Some((status, headers)), Action::Forward(_)) = (answer, &route.action) {
+        let request = RequestFacts { method: &question.method, headers: &question.headers };
+        let answer = Answer { status, headers: &headers, request, values: target.values() };
+        let of_answer = lint::of_answer(snapshot, listener, route, &answer, now);
+        // What the configuration puts on it has been said.
+        let is_said = |it: &Diagnostic| {
+            it.span.is_some()
+                && found.iter().any(|said| (said.span, said.lint) == (it.span, it.lint))
+        };
+        let news: Vec<_> = of_answer.into_iter().filter(|it| !is_said(it)).collect();
+        found.extend(news);
+    }
+    reports(snapshot, &found)
+}
+
+fn reports(snapshot: &Snapshot, found: &[Diagnostic]) -> Vec<Report> {
+    found.iter().map(|it| it.report(&snapshot.sources)).collect()
+}
+
+/// Status and fields of what the cache holds.
+fn stored(
+    snapshot: &Snapshot,
+    route: &Route,
+    question: &Question,
+    target: &Target<'_>,
+) -> Option<(StatusCode, HeaderMap)> {
+    let mut buffer = KeyBuffer::default();
+    let asking = target.asking(question, route);
+    let key = route.key.primary(&asking, &mut buffer, snapshot.cache.hasher())?;
+    snapshot.cache.held_head(key, &question.headers, Instant::now())
 }
 
 /// What the cache holds now for a request, whether fresh or stale.
@@ -192,6 +249,18 @@ impl Target<'_> {
         }
     }
 
+    /// Of some client.
+    fn values(&self) -> Values<'_> {
+        Values {
+            client_ip: SOME_CLIENT,
+            host: self.host,
+            request_id: SOME_REQUEST_ID,
+            scheme: self.scheme,
+            path: self.path,
+            query: self.url.query(),
+        }
+    }
+
     fn normal(&self) -> String {
         let query = self.url.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{}://{}{}{query}", self.scheme, self.host, self.path)
@@ -246,20 +315,10 @@ fn action(route: &Route, target: &Target<'_>) -> ActionTaken {
                 path_and_query,
             }
         }
-        Action::Redirect(redirect) => {
-            let values = Values {
-                client_ip: SOME_CLIENT,
-                host: target.host,
-                request_id: SOME_REQUEST_ID,
-                scheme: target.scheme,
-                path: target.path,
-                query: target.url.query(),
-            };
-            ActionTaken::Redirect {
-                status: redirect.status.as_u16(),
-                location: template::expand(&redirect.to, &values),
-            }
-        }
+        Action::Redirect(redirect) => ActionTaken::Redirect {
+            status: redirect.status.as_u16(),
+            location: template::expand(&redirect.to, &target.values()),
+        },
         Action::Respond(respond) => ActionTaken::Respond { status: respond.status.as_u16() },
     }
 }

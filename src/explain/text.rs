@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::answer::Judged;
 use super::{ActionTaken, CacheTaken, Explanation, RouteTaken};
+use crate::config::diagnostics::Report;
 
 /// Begins a line with what it is about.
 macro_rules! line {
@@ -20,7 +21,7 @@ impl fmt::Display for Explanation {
             line!(f, "listener", "{listener}")?;
         }
         let Some(route) = &self.route else {
-            return match self.allow.as_slice() {
+            match self.allow.as_slice() {
                 [] => line!(f, "route", "none takes it: 404"),
                 allow => {
                     line!(
@@ -31,14 +32,29 @@ impl fmt::Display for Explanation {
                         allow.join(", ")
                     )
                 }
-            };
+            }?;
+            return lints(f, &self.lints);
         };
         self::route(f, route)?;
         if let Some(action) = &self.action {
             self::action(f, action)?;
         }
-        self.cache.as_ref().map_or(Ok(()), |cache| self::cache(f, cache))
+        self.cache.as_ref().map_or(Ok(()), |cache| self::cache(f, cache))?;
+        lints(f, &self.lints)
     }
+}
+
+fn lints(f: &mut fmt::Formatter<'_>, lints: &[Report]) -> fmt::Result {
+    for Report { file, line, column, severity, message, help, lint } in lints {
+        line!(f, severity.as_str(), "{message} [{}]", lint.unwrap_or_default())?;
+        if let Some(file) = file {
+            line!(f, "", "at {file}:{line}:{column}")?;
+        }
+        if let Some(help) = help {
+            line!(f, "", "help: {help}")?;
+        }
+    }
+    Ok(())
 }
 
 fn route(f: &mut fmt::Formatter<'_>, route: &RouteTaken) -> fmt::Result {

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::frames::FrameScanner;
 use super::head::{HeadLimits, HeadScanner, Unacceptable, Waiting};
 use super::socket::Socket;
+use crate::proxy::ClientEnd;
 use crate::proxy::client::{ClientConnection, Protocol};
 use crate::snapshot::stats::ParseError;
 use crate::timer::LazyTimer;
@@ -289,6 +290,12 @@ impl ClientIo {
         let _ = ready!(Pin::new(&mut self.transport).poll_flush(cx));
         self.state = State::Closed;
         Poll::Ready(())
+    }
+}
+
+impl ClientEnd for ClientIo {
+    fn is_gone(&mut self, _: &mut Context<'_>) -> bool {
+        self.transport.socket().has_failed()
     }
 }
 

@@ -68,6 +68,15 @@ impl Socket {
         matches!(peeked, Ok(1))
     }
 
+    /// Whether the connection has ended by an error. Tells it once.
+    pub(crate) fn has_failed(&self) -> bool {
+        let error = match &self.stream {
+            Stream::Tcp(stream) => stream.take_error(),
+            Stream::Unix(stream) => stream.take_error(),
+        };
+        !matches!(error, Ok(None))
+    }
+
     /// Applies the write timeout to the outcome of a write or flush.
     fn guard<T>(
         &mut self,

@@ -285,6 +285,7 @@ pub(super) async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
 pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {
     let failure = match error.kind {
         _ if error.is_unwritten => Failure::Unwritten,
+        Kind::Refused => Failure::Refused,
         Kind::Reset => Failure::Reset,
         kind => Failure::Final(kind),
     };

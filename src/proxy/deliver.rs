@@ -69,10 +69,10 @@ pub(super) fn response(
     let id = exchange.request_id.clone();
     response.headers_mut().insert(X_REQUEST_ID, id);
     finish(&mut exchange, asked, &mut response);
-    let is_call = grpc::is_call(asked.headers);
+    let ends_in_trailers = exchange.is_call && grpc::is_typed(response.headers());
     response.map(|body| {
         let mut body = ReplyBody::new(body, exchange);
-        body.set_call(is_call);
+        body.set_ends_in_trailers(ends_in_trailers);
         body
     })
 }
@@ -222,7 +222,10 @@ pub(super) fn failure(
     exchange.error = Some(kind);
     exchange.connection.count_refused(kind);
     let id = &exchange.request_id;
-    let mut response = respond::error(kind, asked_headers, id, exchange.pages());
+    let mut response = match exchange.is_call {
+        true => grpc::error(respond::status_of(kind), respond::explanation(kind)),
+        false => respond::error(kind, asked_headers, id, exchange.pages()),
+    };
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
     if let Some(told) = told {

@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::access_log::Record;
-use super::client::ClientConnection;
+use super::client::{ClientConnection, Protocol};
 use super::forward::Trace;
+use super::grpc;
 use super::headers;
 use super::local::{Local, SnapshotRef};
 use crate::balance::Endpoint;
@@ -46,11 +47,15 @@ pub struct Exchange {
     pub request_id: HeaderValue,
     /// The host asks for a certificate of the client's, and is told of it.
     pub(super) shows_certificate: bool,
+    /// A call of gRPC, whose client reads in trailers how it has ended.
+    pub(super) is_call: bool,
     /// Only where the request will be logged.
     logged: Option<Box<Logged>>,
     pub upload: Option<Rc<Upload>>,
     pub status: Option<StatusCode>,
     pub response_bytes: u64,
+    /// Sent by the client through the tunnel that this has become.
+    pub tunnelled_bytes: u64,
     pub cache: Option<CacheStatus>,
     /// Into which the body was put here.
     pub coding: Option<Coding>,
@@ -114,10 +119,13 @@ impl Exchange {
             client_ip,
             request_id,
             shows_certificate: false,
+            is_call: connection.protocol == Protocol::H2
+                && grpc::is_call(&request.method, &request.headers),
             logged,
             upload: None,
             status: None,
             response_bytes: 0,
+            tunnelled_bytes: 0,
             cache: None,
             coding: None,
             pool: None,
@@ -176,7 +184,7 @@ impl Exchange {
             listener_id: self.connection.listener.id,
             status,
             duration: now - self.started,
-            request_bytes: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+            request_bytes: self.upload.as_ref().map_or(self.tunnelled_bytes, |it| it.bytes()),
             response_bytes: self.response_bytes,
             cache: self.cache,
             coding: self.coding,

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Sending;
-use super::grpc;
 use super::local::Local;
 use super::mirror;
 use super::retry;
@@ -36,6 +35,8 @@ pub(super) struct Outgoing {
     pub upload: Option<Rc<Upload>>,
     /// The client asked to change the protocol of its connection.
     pub upgrade: Option<Upgrade>,
+    /// A call of gRPC on its way to an endpoint of HTTP/2: silence belongs to it.
+    pub is_call: bool,
     /// Where something goes by it.
     pub asker: Option<Box<Asker>>,
 }
@@ -140,7 +141,7 @@ pub(super) fn deadlines(
     let asked = asked.flatten().map(after);
     Deadlines {
         first_byte: timeouts.first_byte,
-        idle: if grpc::is_call(&outgoing.headers) { timeouts.tunnel } else { timeouts.idle },
+        idle: if outgoing.is_call { timeouts.tunnel } else { timeouts.idle },
         total: [deadline, total, asked].into_iter().flatten().min(),
     }
 }

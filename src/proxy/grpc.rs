@@ -1,7 +1,7 @@
 //! What calls of gRPC have of their own: how long they may be silent, and how they are told of errors.
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::respond;
 use crate::body::Body;
@@ -11,8 +11,13 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const MEDIA_TYPE: &[u8] = b"application/grpc";
 
-/// Whether a request is a call: `application/grpc`, or with a format behind it.
-pub(super) fn is_call(headers: &HeaderMap) -> bool {
+/// Whether a request over HTTP/2 is a call: every one is a POST.
+pub(super) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::POST && is_typed(headers)
+}
+
+/// Whether a message is one of gRPC: `application/grpc`, or with a format behind it.
+pub(super) fn is_typed(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     value.as_bytes().split_at_checked(MEDIA_TYPE.len()).is_some_and(|(name, rest)| {
         name.eq_ignore_ascii_case(MEDIA_TYPE)
@@ -25,6 +30,8 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // To a cache it would be a success.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     say(status, text, headers);
     response
 }
@@ -68,12 +75,13 @@ mod tests {
     #[test]
     fn calls_are_known_by_their_media_type() {
         for value in ["application/grpc", "application/grpc+proto", "Application/gRPC; a=b"] {
-            assert!(is_call(&typed(value)), "{value}");
+            assert!(is_call(&Method::POST, &typed(value)), "{value}");
+            assert!(!is_call(&Method::GET, &typed(value)), "{value}");
         }
         for value in ["application/grpc-web", "application/grpcx", "text/plain", ""] {
-            assert!(!is_call(&typed(value)), "{value}");
+            assert!(!is_typed(&typed(value)), "{value}");
         }
-        assert!(!is_call(&HeaderMap::new()));
+        assert!(!is_typed(&HeaderMap::new()));
     }
 
     #[test]
@@ -83,6 +91,7 @@ mod tests {
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers()[GRPC_STATUS], code);
             assert_eq!(response.headers()[GRPC_MESSAGE], "It is 5 %25 off.");
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
             assert!(matches!(response.body(), Body::Empty));
         }
     }

@@ -7,8 +7,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, Entry, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::client::ClientConnection;
-use crate::config::model::{ClientIpHeader, Front, HeaderEdits};
-use crate::route::template::{self, Values};
+use crate::config::model::{ClientIpHeader, Front};
+pub(super) use crate::route::edits::edit;
 use crate::snapshot::CDN_LOOP;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -152,31 +152,6 @@ pub(super) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: H
             if let Ok(line) = HeaderValue::try_from(members.join(b", ".as_slice())) {
                 place.insert(line);
             }
-        }
-    }
-}
-
-/// Makes the operator's edits: removals, then replacements, then additions.
-pub(super) fn edit<'a>(
-    headers: &mut HeaderMap,
-    edits: &HeaderEdits,
-    values: impl FnOnce() -> Values<'a>,
-) {
-    if edits.is_empty() {
-        return;
-    }
-    let values = &values();
-    for name in &edits.remove {
-        headers.remove(name);
-    }
-    for (name, template) in &edits.set {
-        if let Ok(value) = HeaderValue::try_from(template::expand(template, values)) {
-            headers.insert(name.clone(), value);
-        }
-    }
-    for (name, template) in &edits.add {
-        if let Ok(value) = HeaderValue::try_from(template::expand(template, values)) {
-            headers.append(name.clone(), value);
         }
     }
 }

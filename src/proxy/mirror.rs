@@ -45,6 +45,7 @@ pub(super) fn begin(local: &Rc<Local>, mirror: &Arc<Mirror>, outgoing: &Outgoing
         headers: outgoing.headers.clone(),
         upload: None,
         upgrade: None,
+        is_call: outgoing.is_call,
         asker: Asker::unmirrored(outgoing.asker.as_deref()),
     };
     let (local, mirror) = (local.clone(), mirror.clone());

@@ -69,7 +69,7 @@ use whole::Whole;
 
 pub use access_log::{AccessLog, LogWriter, Sink};
 pub use reply::{Reply, ReplyBody};
-pub use tunnel::run_tunnel;
+pub use tunnel::{ClientEnd, run_tunnel};
 
 /// Where certificate authorities look for answers to their challenges, over http (RFC 8555 §8.3).
 const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
@@ -82,9 +82,11 @@ pub fn handle(
 ) -> Reply {
     let number = connection.begin_request();
     let (mut parts, body) = request.into_parts();
-    let is_connect = upgrade::translate(&mut parts);
-    let reply = begin(local, connection, parts, body, number);
-    if is_connect { upgrade::only_tunnels(reply) } else { reply }
+    if !upgrade::translate(&mut parts) {
+        return begin(local, connection, parts, body, number);
+    }
+    let asked = parts.headers.clone();
+    upgrade::only_tunnels(begin(local, connection, parts, body, number), asked)
 }
 
 fn begin(
@@ -278,7 +280,7 @@ async fn serve(
         }
         Ok(Answer::Upgraded(upgraded)) => {
             let idle_max = backend.spec.timeouts.tunnel;
-            tunnel::accept(exchange, &parts, *upgraded, idle_max)
+            tunnel::accept(exchange, &parts, &asked, *upgraded, idle_max)
         }
         Err(error) => failed(exchange, &asked, &error, told),
     }

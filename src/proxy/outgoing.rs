@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE};
 use http::request::Parts;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Uri, Version};
 use hyper::body::Incoming;
 
 use super::client::{Peer, Protocol};
@@ -14,14 +14,14 @@ use super::deliver::Asked;
 use super::exchange::Exchange;
 use super::forward::{Asker, Outgoing};
 use super::forwarded::{Hop, forwarded};
-use super::grpc;
 use super::headers;
 use super::target::Target;
 use super::upgrade::{self, Upgrade};
+use crate::config::model;
 use crate::cookie;
 use crate::error::Kind;
 use crate::route::rewrite;
-use crate::snapshot::{Backend, Passed, Route};
+use crate::snapshot::{Backend, BackendKind, Passed, Route};
 use crate::tls::{ALPN_H1, ALPN_H2};
 use crate::upstream::{Proxied, Upload, UploadLimits};
 
@@ -41,12 +41,14 @@ pub(super) fn outgoing(
     let mut headers = fields(exchange, parts, target);
     let upgrade = (route.spec.websocket && !has_body)
         .then(|| Upgrade::of(parts, &mut headers, &exchange.local.rng))
-        .flatten();
+        .flatten()
+        // An upgrade may be ignored (RFC 9110 §7.8), and HTTP/2 has few others.
+        .filter(|it| parts.version == Version::HTTP_2 || it.is_websocket() || !is_h2(backend));
     if upgrade.is_none() && upgrade::extended(parts).is_some() {
         return Err(Kind::NoTunnel);
     }
     if has_body {
-        let is_call = grpc::is_call(&headers);
+        let is_call = exchange.is_call && is_h2(backend);
         exchange.upload = Some(Upload::new(
             body,
             UploadLimits {
@@ -66,8 +68,14 @@ pub(super) fn outgoing(
         headers,
         upload: exchange.upload.clone(),
         upgrade,
+        is_call: exchange.is_call && is_h2(backend),
         asker: asker(exchange, parts, target, route),
     })
+}
+
+/// Whether the endpoints speak HTTP/2.
+fn is_h2(backend: &Backend) -> bool {
+    matches!(&backend.kind, BackendKind::Balanced(it) if it.protocol == model::Protocol::H2)
 }
 
 fn asker(

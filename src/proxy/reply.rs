@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::{Frame, SizeHint};
 
 use super::client::Protocol;
@@ -52,23 +52,23 @@ pub struct ReplyBody {
     exchange: Option<Exchange>,
     is_h2: bool,
     /// Its client reads in trailers how a call has ended.
-    is_call: bool,
+    ends_in_trailers: bool,
 }
 
 impl ReplyBody {
     pub fn new(body: Body, exchange: Exchange) -> Self {
         let is_h2 = exchange.connection.protocol == Protocol::H2;
-        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2, is_call: false }
+        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2, ends_in_trailers: false }
     }
 
-    /// Notes that this answers a call of gRPC.
-    pub(super) fn set_call(&mut self, is_call: bool) {
-        self.is_call = is_call && self.is_h2;
+    /// Notes whether this answers a call of gRPC.
+    pub(super) fn set_ends_in_trailers(&mut self, is_so: bool) {
+        self.ends_in_trailers = is_so;
     }
 
     /// A body whose exchange goes on elsewhere.
     pub(super) fn bare(body: Body) -> Self {
-        Self { body, rest: Bytes::new(), exchange: None, is_h2: false, is_call: false }
+        Self { body, rest: Bytes::new(), exchange: None, is_h2: false, ends_in_trailers: false }
     }
 
     /// Whether an endpoint has answered.
@@ -76,15 +76,9 @@ impl ReplyBody {
         self.exchange.as_ref().is_some_and(|exchange| exchange.endpoint.is_some())
     }
 
-    /// The end of an exchange whose answer must not be sent: `status` goes out instead, for `kind`.
-    pub(super) fn refused(mut self, kind: Kind, status: StatusCode) -> Self {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.status = Some(status);
-            exchange.error = Some(kind);
-        }
-        self.body = Body::Empty;
-        self.rest = Bytes::new();
-        self
+    /// The exchange, whose answer shall be another.
+    pub(super) fn into_exchange(mut self) -> Option<Exchange> {
+        self.exchange.take()
     }
 
     fn count(&mut self, bytes: usize) {
@@ -148,7 +142,7 @@ impl http_body::Body for ReplyBody {
                     exchange.error = Some(error.kind());
                 }
                 this.exchange = None;
-                if this.is_call && error.origin() != Origin::Client {
+                if this.ends_in_trailers && error.origin() != Origin::Client {
                     this.body = Body::Empty;
                     return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(error.kind())))));
                 }

@@ -5,7 +5,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::grpc;
 use crate::body::Body;
 use crate::error::Kind;
 use crate::range::Span;
@@ -38,7 +37,9 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
             StatusCode::GATEWAY_TIMEOUT
         }
         Kind::Loop => StatusCode::LOOP_DETECTED,
-        Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Refused | Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -65,9 +66,6 @@ pub(super) fn error(
     pages: Option<&ErrorPages>,
 ) -> Response<Body> {
     let status = status_of(kind);
-    if grpc::is_call(request) {
-        return grpc::error(status, explanation(kind));
-    }
     let mut response = page(status, explanation(kind), request, request_id, pages);
     let headers = response.headers_mut();
     if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -183,7 +181,9 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
             "The service did not answer in time."
         }
         Kind::NoEndpoint => "The service is not available at the moment.",
-        Kind::QueueFull | Kind::QueueTimeout => "The service is busy at the moment.",
+        Kind::Refused | Kind::QueueFull | Kind::QueueTimeout => {
+            "The service is busy at the moment."
+        }
         Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",

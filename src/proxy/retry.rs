@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Connect,
     /// The connection ended before a byte of the request was written.
     Unwritten,
+    /// The endpoint did not process the request.
+    Refused,
     /// The connection ended before a response head.
     Reset,
     /// An answer with this status.
@@ -64,6 +66,7 @@ pub(super) fn verdict(failure: Failure, attempt: &Attempt<'_>) -> Verdict {
     match failure {
         Failure::Connect if retry.on_connect => Verdict::Again(RetryReason::Connect),
         Failure::Unwritten => Verdict::Again(RetryReason::NeverWritten),
+        Failure::Refused => Verdict::Again(RetryReason::Refused),
         Failure::Reset if retry.on_reset && attempt.is_idempotent => {
             Verdict::Again(RetryReason::Reset)
         }
@@ -110,11 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn any_method_may_go_again_when_nothing_was_written() {
+    fn any_method_may_go_again_that_was_not_processed() {
         let retry = config();
         let post = Attempt { is_idempotent: false, ..attempt(Some(&retry)) };
         assert_eq!(verdict(Failure::Connect, &post), Verdict::Again(RetryReason::Connect));
         assert_eq!(verdict(Failure::Unwritten, &post), Verdict::Again(RetryReason::NeverWritten));
+        assert_eq!(verdict(Failure::Refused, &post), Verdict::Again(RetryReason::Refused));
         assert_eq!(verdict(Failure::Reset, &post), Verdict::GiveUp);
         assert_eq!(verdict(Failure::Status(StatusCode::BAD_GATEWAY), &post), Verdict::GiveUp);
     }

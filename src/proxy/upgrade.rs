@@ -12,15 +12,19 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, Version};
 use hyper::ext::Protocol;
 
-use super::headers::{self, X_REQUEST_ID};
+use super::deliver;
+use super::headers;
 use super::reply::{Reply, ReplyBody};
 use super::respond;
 use crate::balance::Rng;
+use crate::body::Body;
 use crate::error::Kind;
 
 /// RFC 6455 §1.3.
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const WEBSOCKET: &[u8] = b"websocket";
+/// The longest name of a protocol, in bytes.
+const PROTOCOL_BYTES_MAX: usize = 128;
 
 /// Of an answer that opens a tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -38,15 +42,20 @@ impl Upgrade {
     /// What a request asks for, with the fields that an endpoint of HTTP/1.1 needs for it.
     pub(super) fn of(parts: &Parts, headers: &mut HeaderMap, rng: &Rng) -> Option<Self> {
         let protocol = asked(parts)?;
-        let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET);
-        if parts.version != Version::HTTP_2 || !is_websocket {
-            return Some(Self { protocol, accept: None });
+        let mut upgrade = Self { protocol, accept: None };
+        if parts.version != Version::HTTP_2 || !upgrade.is_websocket() {
+            return Some(upgrade);
         }
         let key = new_key(rng);
         let accept = accept_of(key.as_bytes());
         headers.insert(SEC_WEBSOCKET_KEY, key);
         headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
-        Some(Self { protocol, accept: Some(accept) })
+        upgrade.accept = Some(accept);
+        Some(upgrade)
+    }
+
+    pub(super) fn is_websocket(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
     }
 }
 
@@ -79,34 +88,40 @@ pub(super) fn translate(parts: &mut Parts) -> bool {
 }
 
 /// Lets no success pass but the opening of a tunnel: to its client any other would be one.
-pub(super) fn only_tunnels(reply: Reply) -> Reply {
+/// `asked` are the fields of the request.
+pub(super) fn only_tunnels(reply: Reply, asked: HeaderMap) -> Reply {
     match reply {
-        Reply::Now(response) => Reply::Now(response.map(checked)),
-        Reply::Later(response) => Reply::Later(Box::pin(async { checked(response.await) })),
+        Reply::Now(response) => Reply::Now(response.map(|response| checked(response, &asked))),
+        Reply::Later(response) => {
+            Reply::Later(Box::pin(async move { checked(response.await, &asked) }))
+        }
     }
 }
 
-fn checked(response: Response<ReplyBody>) -> Response<ReplyBody> {
+fn checked(response: Response<ReplyBody>, asked: &HeaderMap) -> Response<ReplyBody> {
     let is_opened = response.extensions().get::<Opened>().is_some();
     if !response.status().is_success() || is_opened {
         return response;
     }
-    let (parts, body) = response.into_parts();
+    let body = response.into_body();
     let kind = if body.is_from_endpoint() { Kind::BadResponse } else { Kind::NoTunnel };
-    let status = respond::status_of(kind);
-    let mut refused = Response::new(body.refused(kind, status));
-    *refused.status_mut() = status;
-    if let Some(id) = parts.headers.get(X_REQUEST_ID) {
-        refused.headers_mut().insert(X_REQUEST_ID, id.clone());
+    match body.into_exchange() {
+        Some(exchange) => deliver::error(exchange, asked, kind),
+        None => {
+            let mut refused = Response::new(ReplyBody::bare(Body::Empty));
+            *refused.status_mut() = respond::status_of(kind);
+            refused
+        }
     }
-    refused
 }
 
-/// Whether a protocol may take a connection over. Behind a changed version of HTTP, or TLS, further
-/// requests would go past every rule.
+/// Whether a protocol may take a connection over: one alone, by its name and version (RFC 9110
+/// §7.8). Behind a changed version of HTTP, or TLS, further requests would go past every rule.
 fn may_be_tunnelled(protocol: &HeaderValue) -> bool {
     let name = protocol.as_bytes().to_ascii_lowercase();
-    !name.contains(&b',')
+    // Methods are tokens, too.
+    name.len() <= PROTOCOL_BYTES_MAX
+        && name.splitn(2, |byte| *byte == b'/').all(|token| Method::from_bytes(token).is_ok())
         && ![&b"h2c"[..], b"http", b"tls"].iter().any(|version| name.starts_with(version))
 }
 
@@ -171,7 +186,10 @@ mod tests {
         assert!(!asks(Version::HTTP_11, "websocket", "keep-alive"));
         assert!(!asks(Version::HTTP_10, "websocket", "upgrade"));
         assert!(!asks(Version::HTTP_2, "websocket", "upgrade"));
-        for protocol in ["h2c", "HTTP/2.0", "TLS/1.0", "websocket, h2c"] {
+        assert!(asks(Version::HTTP_11, "irc/6.9", "upgrade"));
+        let long = "x".repeat(PROTOCOL_BYTES_MAX + 1);
+        for protocol in ["h2c", "HTTP/2.0", "TLS/1.0", "websocket, h2c", "", "foo bar", "a/", &long]
+        {
             assert!(!asks(Version::HTTP_11, protocol, "upgrade"), "{protocol}");
         }
     }

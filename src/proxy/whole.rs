@@ -39,6 +39,7 @@ impl Whole {
             headers: outgoing.headers.clone(),
             upload: None,
             upgrade: None,
+            is_call: false,
             asker: Asker::unmirrored(outgoing.asker.as_deref()),
         };
         Some(Self { plan: Plan { ranged: false, ..plan.clone() }, outgoing })

@@ -1,13 +1,14 @@
 //! Routing: from a request's listener, host and path to the one route that takes it.
 //!
 //! [`path`] and [`host`] bring what the client sent into the one form that everything later
-//! compares; [`table`] finds the route, [`explain`] says why; [`rewrite`] and [`template`] apply what the route says.
+//! compares; [`table`] finds the route, [`explain`] says why; [`rewrite`], [`edits`] and [`template`] apply what the route says.
 //! All of it is pure: no I/O, no clock, no allocation where nothing has to change.
 //!
 //! Deliberately absent: statuses (`proxy::respond` makes a 404 or 405 of [`Lookup::NoRoute`]), the checks
 //! of single values (`config` has made them) and parameters captured from paths.
 
 pub mod conditions;
+pub mod edits;
 pub mod explain;
 pub mod host;
 mod level;

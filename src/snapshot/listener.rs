@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue};
 
@@ -93,16 +92,6 @@ impl Listener {
     /// Whether anything is asked of the clients of any host.
     pub(super) fn asks_clients(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| !tls.clients.is_empty())
-    }
-
-    /// What is doubtful about the certificates and what is asked of clients.
-    pub(super) fn warnings(&self, now: SystemTime) -> Vec<Diagnostic> {
-        let mut all = self.trusted.warnings(&self.spec, now);
-        if let (Some(state), Some(spec)) = (&self.tls, &self.spec.tls) {
-            let warnings = state.warnings(spec, now);
-            all.extend(warnings.into_iter().map(|(span, text)| Diagnostic::warning(span, text)));
-        }
-        all
     }
 
     /// Whether a peer is served at all, trusted or not.

@@ -21,7 +21,7 @@ mod via;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::Method;
 
@@ -40,7 +40,7 @@ use crate::balance::Manual;
 use crate::cache::key_spec::QuerySpec;
 use crate::cache::{Cache, UrlTarget};
 use crate::challenges::Challenges;
-use crate::config::diagnostics::Diagnostic;
+use crate::config::diagnostics::{Diagnostic, Sources};
 use crate::config::model::{self, Name};
 use crate::files::Reader;
 use crate::route::table::RouteTable;
@@ -53,6 +53,8 @@ pub struct Snapshot {
     /// 1 for the first one of a process, then one more for each.
     pub generation: u64,
     pub config: Arc<model::Config>,
+    /// The files that it came from, for showing places.
+    pub sources: Arc<Sources>,
     pub listeners: HashMap<Name, Arc<Listener>>,
     pub backends: HashMap<Name, Arc<Backend>>,
     pub routes: Vec<Arc<Route>>,
@@ -83,8 +85,8 @@ pub struct Resources {
     pub connections: Arc<ConnectionLimit>,
 }
 
-/// A snapshot and what is doubtful about it, or every reason why there is none.
-pub type Built = Result<(Snapshot, Vec<Diagnostic>), Vec<Diagnostic>>;
+/// A snapshot, or every reason why there is none.
+pub type Built = Result<Snapshot, Vec<Diagnostic>>;
 
 impl Snapshot {
     /// Compiles `config`, taking over from `previous` what did not change.
@@ -94,8 +96,7 @@ impl Snapshot {
         resources: &Resources,
     ) -> Built {
         let mut problems = Vec::new();
-        let mut warnings = Vec::new();
-        let listeners = build_listeners(&config, previous, resources, &mut problems, &mut warnings);
+        let listeners = build_listeners(&config, previous, resources, &mut problems);
         let backends = build_backends(&config, previous, resources, &mut problems);
         let table = RouteTable::build(&config.routes)
             .map_err(|ties| problems.extend(ties.iter().map(|t| route::describe_tie(&config, t))));
@@ -112,8 +113,9 @@ impl Snapshot {
                 queries.push(route.key.query().clone());
             }
         }
-        let snapshot = Self {
+        Ok(Self {
             queries,
+            sources: Arc::default(),
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
             via: Via::new(&config.cache.name),
             cdn_loop: CdnLoop::new(&config.cache.name, previous.map(|snapshot| &snapshot.cdn_loop)),
@@ -127,8 +129,7 @@ impl Snapshot {
             cache: resources.cache.clone(),
             under_way: resources.under_way.clone(),
             challenges: resources.challenges.clone(),
-        };
-        Ok((snapshot, warnings))
+        })
     }
 
     /// The route of a request, by its index.
@@ -176,7 +177,7 @@ impl Snapshot {
 /// The problems that compiling would find, for a configuration that has others: all at once.
 pub fn further_problems(config: &model::Config, resources: &Resources) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    build_listeners(config, None, resources, &mut problems, &mut Vec::new());
+    build_listeners(config, None, resources, &mut problems);
     build_backends(config, None, resources, &mut problems);
     if let Err(ties) = RouteTable::build(&config.routes) {
         problems.extend(ties.iter().map(|tie| route::describe_tie(config, tie)));
@@ -189,14 +190,12 @@ fn build_listeners(
     previous: Option<&Snapshot>,
     resources: &Resources,
     problems: &mut Vec<Diagnostic>,
-    warnings: &mut Vec<Diagnostic>,
 ) -> HashMap<Name, Arc<Listener>> {
     let mut listeners = HashMap::new();
     for spec in &config.listeners {
         let before = previous.and_then(|snapshot| snapshot.listeners.get(&spec.name));
         match Listener::build(spec, before, &resources.connections) {
             Ok(listener) => {
-                warnings.extend(listener.warnings(SystemTime::now()));
                 listeners.insert(spec.name.clone(), listener);
             }
             Err(found) => problems.extend(found),

@@ -44,5 +44,5 @@ pub fn of_text(text: &str, files: &[(&str, &str)], previous: Option<&Snapshot>) 
         files: Reader::start(1, 1).unwrap(),
         connections: ConnectionLimit::of_process(1000),
     };
-    Snapshot::build(config, previous, &resources).unwrap().0
+    Snapshot::build(config, previous, &resources).unwrap()
 }

@@ -13,9 +13,6 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::model::{self, Front, RangesFile};
 use crate::front::ranges;
 
-/// A list as old as this has likely missed a change.
-const OLD: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-
 #[derive(Debug)]
 pub struct Trusted {
     set: CidrSet,
@@ -80,9 +77,9 @@ impl Trusted {
         self.set.contains(address)
     }
 
-    /// How many networks there are beside those of `trusted`.
-    pub fn listed(&self) -> usize {
-        self.listed.len()
+    /// The networks beside those of `trusted`.
+    pub fn listed(&self) -> &[IpNet] {
+        &self.listed
     }
 
     /// For how long the list has not been made anew. A file that is written again with the same
@@ -92,36 +89,6 @@ impl Trusted {
         let written = file.and_then(|file| modified(&file.path));
         let made_at = written.or(self.made_at)?;
         Some(now.duration_since(made_at).unwrap_or_default())
-    }
-
-    pub(super) fn warnings(&self, spec: &model::Listener, now: SystemTime) -> Vec<Diagnostic> {
-        let warning = |text: String| match &spec.trusted_from {
-            Some(file) => Diagnostic::warning(file.span.0, text),
-            None => Diagnostic::warning(spec.front_span.0, text),
-        };
-        let mut warnings = Vec::new();
-        if let Some(trouble) = &self.trouble {
-            let text = format!("listener.{}: {trouble}", spec.name);
-            warnings.push(warning(text).help("write one network a line; # begins a comment"));
-        }
-        if let Some(age) = self.age(spec, now).filter(|age| *age > OLD) {
-            let days = age.as_secs() / (24 * 60 * 60);
-            let text = format!(
-                "listener.{}: the addresses of {} are {days} days old: a new one would not be \
-                 believed, and its visitors would count as one client",
-                spec.name,
-                spec.front.title()
-            );
-            let help = match spec.front {
-                Front::Cloudflare => {
-                    "fetch https://www.cloudflare.com/ips-v4 and ips-v6 into one file by a timer, \
-                     and name it: trusted_from = \"cloudflare.txt\""
-                }
-                _ => "have a timer fetch the list anew into the file of `trusted_from`",
-            };
-            warnings.push(warning(text).help(help));
-        }
-        warnings
     }
 }
 

@@ -428,7 +428,7 @@ mod tests {
         let stale = state.accept(None).1.unwrap().admits(&authority.client(7, |_| {}).chain);
         let failure = stale.map_err(|error| Failure::of_tls(&error));
         assert_eq!(failure, Err(Failure::CertificateUnknownStatus));
-        let warnings = state.warnings(&tls, now);
+        let warnings = state.warnings(&tls, None, now);
         assert!(warnings[0].1.contains("revoked certificates clients.crl expired"), "{warnings:?}");
         assert_eq!(warnings[0].0, span(50));
     }

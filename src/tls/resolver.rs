@@ -18,6 +18,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::load::{Certificate, CertificateName};
+use crate::config::model::HostPattern;
 
 /// The longest host name, in bytes (RFC 1035 §2.3.4).
 pub(super) const HOST_BYTES_MAX: usize = 253;
@@ -118,9 +119,21 @@ impl CertificateSet {
         covering.peek().is_some() && !covering.any(|index| used.contains(index))
     }
 
+    /// Whether there is a certificate for a host, or for all hosts of a wildcard.
+    pub fn covers(&self, host: &HostPattern) -> bool {
+        match host {
+            HostPattern::Exact(name) => {
+                let address = host_address(name);
+                self.named(name) != (&[], &[])
+                    || address.is_some_and(|address| self.address.contains_key(&address))
+            }
+            HostPattern::Wildcard(parent) => self.wildcard.contains_key(parent.as_str()),
+        }
+    }
+
     /// The certificates one of which a client saw that asked for `sni`. A wildcard beside an exact
     /// name is left out: only clients that cannot use the exact one ever see it.
-    fn presented(&self, sni: &str) -> &[usize] {
+    pub(super) fn presented(&self, sni: &str) -> &[usize] {
         let mut buffer = [0; HOST_BYTES_MAX];
         match normal(sni, &mut buffer).map(|sni| self.named(sni)) {
             None | Some(([], [])) => &self.default,

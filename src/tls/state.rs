@@ -142,13 +142,22 @@ impl ListenerTlsState {
         certificates.chain(self.clients.expiries(now)).collect()
     }
 
-    /// What is doubtful at the time `now`; `tls` is what this was built from and lends the places.
-    pub fn warnings(&self, tls: &ListenerTls, now: SystemTime) -> Vec<(Span, String)> {
+    /// What is doubtful at the time `now`, of all certificates or of those that answer for `host`;
+    /// `tls` is what this was built from and lends the places.
+    pub fn warnings(
+        &self,
+        tls: &ListenerTls,
+        host: Option<&str>,
+        now: SystemTime,
+    ) -> Vec<(Span, String)> {
+        let answering = host.map(|host| self.certificates.presented(host));
+        let is_meant = |index: &usize| answering.is_none_or(|some| some.contains(index));
         let named = tls.certificates.iter().map(|files| files.span);
         let folder = tls.directory.as_ref().map(|folder| folder.span.0);
         let places = named.chain(std::iter::repeat(folder).map_while(|folder| folder));
         let certificates = self.certificates.certificates().iter().zip(places);
-        let warnings = certificates.flat_map(|(certificate, span)| {
+        let certificates = certificates.enumerate().filter(|(index, _)| is_meant(index));
+        let warnings = certificates.flat_map(|(_, (certificate, span))| {
             certificate.warnings(now).into_iter().map(move |warning| (span, warning))
         });
         let problems = self.problems.iter().filter_map(|it| Some((folder?, it.to_string())));
@@ -293,8 +302,8 @@ mod tests {
         let tls = listener(vec![long, brief]);
         let state = build(&tls, None);
 
-        assert_eq!(state.warnings(&tls, now), []);
-        let later = state.warnings(&tls, now + Duration::from_secs(30 * DAY));
+        assert_eq!(state.warnings(&tls, None, now), []);
+        let later = state.warnings(&tls, None, now + Duration::from_secs(30 * DAY));
         assert_eq!(later.len(), 1);
         assert_eq!(later[0].0, span(20));
         assert!(later[0].1.contains("expired"), "{}", later[0].1);
@@ -329,7 +338,7 @@ mod tests {
         let old = &first.certificates.certificates()[0];
         assert!(Arc::ptr_eq(old, &second.certificates.certificates()[0]));
         assert!(second.problems.iter().all(|problem| problem.is_kept));
-        let warnings = second.warnings(&tls, SystemTime::now());
+        let warnings = second.warnings(&tls, None, SystemTime::now());
         assert!(warnings[0].1.contains("does not belong"), "{warnings:?}");
         assert!(warnings[1].1.contains("cannot read b.key: the certificate from before goes on"));
         assert!(warnings.iter().all(|(place, _)| *place == span(40)));

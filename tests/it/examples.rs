@@ -19,6 +19,7 @@ fn examples() -> (Folder, Vec<String>) {
     folder.write("certs/ca.crt", authority.pem());
     folder.write("certs/clients.crl", authority.revoking(&[13]));
     folder.write("certs/tickets.keys", "ab".repeat(48));
+    folder.write("certs/cloudfront.txt", "192.0.2.0/24\n");
     folder.write("certs/maintenance.html", "<h1>Back soon</h1>");
     pair.write(&folder, "certs/sites/example");
     folder.write("certs/admin-token", "token\n");
@@ -38,10 +39,11 @@ fn examples() -> (Folder, Vec<String>) {
     (folder, names)
 }
 
-fn assert_accepted(path: &Path) {
+fn assert_accepted(path: &Path) -> proxy::Exit {
     let exit = proxy::run_to_end(&["check", "-c"], path);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(!exit.stderr.contains(": error:"), "{exit:?}");
+    exit
 }
 
 #[test]
@@ -50,7 +52,8 @@ fn every_example_is_accepted() {
     assert!(names.iter().any(|name| name == "headwater.toml"));
     assert!(names.iter().any(|name| name == "minimal.toml"));
     for name in names {
-        assert_accepted(&folder.join(&format!("conf/{name}")));
+        let exit = assert_accepted(&folder.join(&format!("conf/{name}")));
+        assert!(!exit.stderr.contains(": warning:"), "{exit:?}");
     }
 }
 

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-use crate::support::h2::{self, Session, full};
+use crate::support::h2::{self, Session, Upload, full};
 use crate::support::h2_origin::{Call as H2Call, H2Origin, Then};
 use crate::support::{Call, Client, HOST, Origin, Proxy, Setup, answer, ok};
 
@@ -185,7 +186,8 @@ fn a_refusal_is_passed_on_and_a_success_that_is_none_is_not() {
     let origin = Origin::answering(|_| ok("not a tunnel"));
     let proxy = over(&origin, "").start();
     let (status, headers, body) = refusal(&proxy, "websocket");
-    assert_eq!((status, body.len()), (502, 0));
+    assert_eq!((status, &headers["cache-control"]), (502, &"no-store".parse().unwrap()));
+    assert!(body.starts_with(b"<!doctype html>"), "{body:?}");
     assert!(headers.contains_key("x-request-id"));
     assert_eq!(proxy.access("/socket")["status"], 502);
 }
@@ -211,6 +213,82 @@ fn where_there_can_be_no_tunnel_a_client_of_http_2_is_told() {
     assert_eq!(refusal(&elsewhere, "websocket").0, 308);
     let denied = over(&origin, "").route("deny = [\"127.0.0.0/8\"]").start();
     assert_eq!(refusal(&denied, "websocket").0, 403);
+}
+
+#[test]
+fn a_protocol_is_one_by_name() {
+    let origin = H2Origin::tunnelling(echo_h2);
+    let proxy = over(&origin, "protocol = \"h2\"").start();
+    for protocol in ["foo bar", " websocket", "h2c", "web/socket/1", "x, y", "é"] {
+        assert_eq!(refusal(&proxy, protocol).0, 501, "{protocol}");
+    }
+}
+
+#[test]
+fn an_upgrade_that_an_endpoint_of_http_2_cannot_have_is_an_ordinary_request() {
+    let origin = H2Origin::scripted(100, echo_h2);
+    let proxy = over(&origin, "protocol = \"h2\"").start();
+    assert_eq!(proxy.get("/", &["Connection: upgrade", "Upgrade: foo/2"]).text(), "plain");
+}
+
+#[test]
+fn the_opening_of_a_tunnel_is_edited_as_any_answer() {
+    let origin = Origin::scripted(echo);
+    let proxy = over(&origin, "").route("response_headers.set = { x-edge = \"e1\" }").start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let response = session.ask_for_tunnel("websocket").await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["x-edge"]),
+            (200, &"e1".parse().unwrap())
+        );
+        assert!(response.headers().contains_key("via"));
+    });
+    let mut client = ask_h1(&proxy);
+    let head = client.answer_head();
+    assert_eq!((head.header("x-edge"), head.header("via").is_some()), (Some("e1"), true));
+}
+
+#[test]
+fn a_client_that_has_left_is_missed_though_the_endpoint_reads_nothing() {
+    let gate = crate::support::origin::Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.request.header("upgrade").is_none() {
+            call.send(&ok("plain"));
+            return;
+        }
+        switch(call);
+        waits.pass();
+    });
+    let proxy = over(&origin, "").start();
+    h2::run(async {
+        let stream = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+        let (sender, connection) = ::h2::client::handshake(stream).await.unwrap();
+        let driver = Handle::current().spawn(connection);
+        let mut sender = sender.ready().await.unwrap();
+        let (settled, _) = sender.send_request(h2::get("/settings").map(|_| ()), true).unwrap();
+        settled.await.unwrap();
+        let mut connect = h2::request("CONNECT", "/socket", Upload::empty()).map(|_| ());
+        connect.extensions_mut().insert(::h2::ext::Protocol::from_static("websocket"));
+        let (opened, mut stream) = sender.send_request(connect, false).unwrap();
+        let _opened = opened.await.unwrap();
+        stream.reserve_capacity(1);
+        while let Ok(Some(Ok(room))) =
+            timeout(Duration::from_millis(200), std::future::poll_fn(|cx| stream.poll_capacity(cx)))
+                .await
+        {
+            stream.send_data(vec![7; room].into(), false).unwrap();
+            stream.reserve_capacity(1);
+        }
+        driver.abort();
+        let in_flight = "headwater_http_requests_in_flight{listener=\"web\"}";
+        while proxy.metric(in_flight) > 0.0 {
+            // Meanwhile its connection ends.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    gate.open();
 }
 
 #[test]
@@ -354,7 +432,57 @@ fn a_stop_waits_for_tunnels_over_http_2_until_its_deadline() {
         proxy.terminate();
         proxy.wait_for_log("stopping");
         assert_echo(&mut io, b"until the deadline").await;
-        tokio::time::timeout(Duration::from_secs(5), assert_ended(&mut io)).await.unwrap();
+        timeout(Duration::from_secs(5), assert_ended(&mut io)).await.unwrap();
     });
     assert_eq!(proxy.exit_code(), 3);
+}
+
+#[test]
+fn a_tunnel_holds_its_place_at_the_endpoint_until_it_ends() {
+    let origin = Origin::scripted(echo);
+    let limits = "limits = { requests = 1, queue = 1, queue_timeout = \"100ms\" }";
+    let proxy = over(&origin, limits).start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let mut io = session.tunnel().await;
+        let refused = session.send(h2::get("/")).await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        io.shutdown().await.unwrap();
+        assert_ended(&mut io).await;
+        let series =
+            format!("headwater_endpoint_requests_in_flight{{pool=\"app\",endpoint=\"{origin}\"}}");
+        proxy.wait_for_metric(&series, 0.0);
+        assert_eq!(session.get("/").await.body, "plain");
+    });
+}
+
+#[test]
+fn a_tunnel_goes_where_its_hash_says_and_is_never_doubled_by_a_second_try() {
+    let slow = |call: &mut Call| {
+        if call.request.header("upgrade").is_some() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        echo(call);
+    };
+    let origins = [Origin::scripted(slow), Origin::scripted(slow), Origin::scripted(slow)];
+    let pool = "balance = \"hash\"\nhash_on = \"path\"\nretry = { hedge_after = \"10ms\" }";
+    let [first, second, third] = &origins;
+    let proxy = Setup::empty()
+        .listener(PRIOR)
+        .process("workers = 1")
+        .pool(&[first, second, third], pool)
+        .start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        for _ in 0..4 {
+            let mut io = session.tunnel().await;
+            assert_echo(&mut io, b"x").await;
+        }
+    });
+    let mut tunnels: Vec<_> = origins.iter().map(|it| it.count_of("/socket?a=b")).collect();
+    tunnels.sort_unstable();
+    assert_eq!(tunnels, [0, 0, 4]);
 }

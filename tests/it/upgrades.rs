@@ -189,6 +189,8 @@ fn the_deadline_of_a_drain_ends_tunnels() {
     assert_echo(&mut client, "until the deadline");
     assert_eq!(proxy.exit_code(), 3);
     client.assert_closed();
+    let logged = proxy.access("\"status\":101");
+    assert_eq!((&logged["request_bytes"], &logged["response_bytes"]), (&18.into(), &18.into()));
 }
 
 #[test]
@@ -240,11 +242,10 @@ fn a_tunnel_to_an_endpoint_that_reads_nothing_ends_when_the_client_has_left() {
         call.send(SWITCH);
         waits.pass();
     });
-    let lines = "timeouts.tunnel = \"300ms\"";
-    let proxy = Setup::of(&[&origin]).pool_lines(lines).start();
+    let proxy = Setup::of(&[&origin]).start();
     let mut client = tunnel(&proxy);
     client.push(64 << 20, Duration::from_millis(100));
-    drop(client);
+    client.reset();
     proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
     gate.open();
 }

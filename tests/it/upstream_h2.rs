@@ -76,13 +76,13 @@ fn connections_grow_by_the_streams_that_the_endpoint_allows() {
 }
 
 #[test]
-fn a_refused_post_goes_again_unseen_and_without_budget() {
+fn a_refused_post_goes_again_unseen() {
     let refusals = Arc::new(AtomicUsize::new(0));
     let count = refusals.clone();
     let origin = H2Origin::scripted(100, move |call| {
         if count.fetch_add(1, Ordering::SeqCst) < 3 { call.refuse() } else { call.echo() }
     });
-    let proxy = start(&origin, "retry = false");
+    let proxy = start(&origin, "retry = { attempts = 4 }");
     let answer = h2::run(async {
         let mut session = Session::open_plain(proxy.address()).await;
         let (sender, upload) = Upload::channel();

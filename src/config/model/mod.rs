@@ -10,6 +10,7 @@ mod balancing;
 mod cache;
 mod conditions;
 mod front;
+mod places;
 mod pool;
 mod purge;
 mod route;
@@ -31,6 +32,7 @@ pub use balancing::*;
 pub use cache::*;
 pub use conditions::*;
 pub use front::*;
+pub use places::*;
 pub use pool::*;
 pub use purge::*;
 pub use route::*;
@@ -57,6 +59,7 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// In the order of the files; the order decides nothing but the default names.
     pub routes: Vec<Route>,
+    pub places: Places,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

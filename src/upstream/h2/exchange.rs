@@ -327,7 +327,7 @@ fn why(error: h2::Error, place: &Place) -> SendError {
     }
     if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
         place.refused();
-        return unprocessed(Some(error));
+        return SendError { source: Some(error.into()), ..failed(Kind::Refused) };
     }
     let is_to_be_repeated = error.is_io() || (error.is_reset() && error.is_remote());
     let kind = match error.reason() {

@@ -285,6 +285,11 @@ impl Client {
         pushed
     }
 
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.socket()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) {
         self.socket().shutdown(Shutdown::Write).unwrap();
