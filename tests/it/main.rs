@@ -32,6 +32,7 @@ mod examples;
 mod expectations;
 mod files;
 mod freshness;
+mod front_answers;
 mod front_caches;
 mod front_purges;
 mod fronts;
