@@ -139,6 +139,10 @@ impl RouteStats {
             "Answers kept out of the front's cache, because it takes less tags than they have.",
         )
         .series(&[("route", route)], count as f64);
+    }
+
+    /// Writes the series about heads that are too large for fronts.
+    pub fn collect_oversized(&self, route: &str, out: &mut Exposition) {
         for (index, result) in ["sent", "refused"].into_iter().enumerate() {
             let cells = self.cells.iter();
             let count: u64 =
