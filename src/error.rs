@@ -81,6 +81,10 @@ pub enum Kind {
     QueueFull,
     /// No place became free within `limits.queue_timeout`.
     QueueTimeout,
+    /// The head of the answer is larger than the front takes.
+    AnswerTooLargeForFront,
+    /// The request has passed here before, again and again (RFC 8586).
+    Loop,
     /// The endpoint speaks HTTP/2 without tunnels (RFC 8441).
     TunnelUnsupported,
     /// Our own failure.
@@ -111,11 +115,13 @@ impl Kind {
             | Self::BadResponse
             | Self::FirstByteTimeout
             | Self::IdleTimeout
-            | Self::Truncated => Origin::Upstream,
+            | Self::Truncated
+            | Self::AnswerTooLargeForFront => Origin::Upstream,
             Self::Deadline
             | Self::NoEndpoint
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::Loop
             | Self::TunnelUnsupported
             | Self::Internal => Origin::Us,
         }
@@ -150,6 +156,8 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::AnswerTooLargeForFront => "answer_too_large_for_front",
+            Self::Loop => "loop",
             Self::TunnelUnsupported => "tunnel_unsupported",
             Self::Internal => "internal",
         }

@@ -80,8 +80,12 @@ impl Scrape {
             .collect();
         let ids: Vec<(usize, &str)> =
             listeners.iter().map(|listener| (listener.id, &*listener.spec.name)).collect();
+        let is_fronted = listeners.iter().any(|listener| listener.spec.front != Front::None);
         for route in &snapshot.routes {
             route.stats.collect(&route.spec.name, &ids, out);
+            if is_fronted {
+                route.stats.collect_oversized(&route.spec.name, out);
+            }
             if route.front_cache.is_some() {
                 route.stats.collect_front(&route.spec.name, out);
             }

@@ -115,8 +115,33 @@ fn weak_coded_tag(etag: &HeaderValue, coding: Coding) -> Option<HeaderValue> {
 }
 
 fn tag(prefix: &[u8], etag: &HeaderValue, coding: Coding) -> Option<HeaderValue> {
-    let opaque = etag.as_bytes().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let opaque = strong_opaque(etag.as_bytes())?;
     let text = [prefix, b"\"", opaque, b"-", coding.as_str().as_bytes(), b"\""].concat();
+    HeaderValue::from_maybe_shared(::bytes::Bytes::from(text)).ok()
+}
+
+/// What is between the quotes of a strong tag, which an origin may have left out.
+fn strong_opaque(tag: &[u8]) -> Option<&[u8]> {
+    if let Some(quoted) = tag.strip_prefix(b"\"") {
+        return quoted.strip_suffix(b"\"");
+    }
+    let is_opaque = |byte: &u8| matches!(byte, 0x21 | 0x23..=0x7e | 0x80..);
+    let is_bare = !tag.is_empty() && !tag.starts_with(b"W/") && tag.iter().all(is_opaque);
+    is_bare.then_some(tag)
+}
+
+/// A tag that came without quotes, with them (RFC 9110 §8.8.3). `None` where it has them, or holds
+/// what no tag may.
+pub fn quoted(tag: &HeaderValue) -> Option<HeaderValue> {
+    let bytes = tag.as_bytes();
+    let (weak, inner) = match bytes.strip_prefix(b"W/") {
+        Some(inner) => (b"W/".as_slice(), inner),
+        None => (b"".as_slice(), bytes),
+    };
+    if inner.starts_with(b"\"") {
+        return None;
+    }
+    let text = [weak, b"\"", strong_opaque(inner)?, b"\""].concat();
     HeaderValue::from_maybe_shared(::bytes::Bytes::from(text)).ok()
 }
 
@@ -132,7 +157,7 @@ fn plain(tag: &[u8]) -> Option<(&[u8], Coding)> {
 
 /// Of which coding of the representation that is tagged `etag` this is the tag, weak or strong.
 pub fn coding_of(tag: &[u8], etag: &[u8]) -> Option<Coding> {
-    let etag = etag.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let etag = strong_opaque(etag)?;
     plain(tag).filter(|(plain, _)| *plain == etag).map(|(_, coding)| coding)
 }
 
@@ -274,9 +299,28 @@ mod tests {
             describe(&mut none, Coding::Zstd, bytes);
             assert!(!none.contains_key(ETAG));
         }
+    }
+
+    #[test]
+    fn a_tag_without_quotes_gets_them() {
         let mut bare = headers(&[("etag", "x")]);
         describe(&mut bare, Coding::Zstd, Bytes::Passing);
-        assert_eq!(bare[ETAG], "x");
+        assert_eq!(bare[ETAG], "W/\"x-zstd\"");
+        assert_eq!(coding_of(b"\"x-zstd\"", b"x"), Some(Coding::Zstd));
+        for (tag, expected) in [
+            ("x", Some("\"x\"")),
+            ("W/x", Some("W/\"x\"")),
+            ("x/y-1", Some("\"x/y-1\"")),
+            ("\"x\"", None),
+            ("W/\"x\"", None),
+            ("a b", None),
+            ("a\"b", None),
+            ("", None),
+            ("W/", None),
+        ] {
+            let quoted = quoted(&HeaderValue::from_static(tag));
+            assert_eq!(quoted, expected.map(HeaderValue::from_static), "{tag}");
+        }
     }
 
     #[test]

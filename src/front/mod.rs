@@ -3,6 +3,7 @@
 //!
 //! A front's own word is believed; what it merely passes on from the visitor is not.
 
+pub mod answer;
 pub mod cache;
 mod fields;
 pub mod ranges;

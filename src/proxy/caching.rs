@@ -24,7 +24,7 @@ use crate::cache::status::{CacheStatus, FieldKind};
 use crate::cache::{Entry, Lookup};
 use crate::config::model::{Bypass, ClientDirectives};
 use crate::cookie;
-use crate::snapshot::{Backend, Route};
+use crate::snapshot::{Backend, Passed, Route};
 
 /// How the cache takes part in a request.
 #[derive(Debug)]
@@ -201,7 +201,8 @@ pub(super) fn plan(
         compress: route.spec.compress,
         key: missed.key,
         stale: missed.stale,
-        alone: missed.alone,
+        // A flight that it joined might wait for itself.
+        alone: missed.alone || exchange.snapshot.cdn_loop.passed(&parts.headers) == Passed::Here,
         authorized: parts.headers.contains_key(AUTHORIZATION),
         ranged: parts.method == Method::GET && parts.headers.contains_key(RANGE),
         demands: missed.demands,

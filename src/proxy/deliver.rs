@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::client::Protocol;
 use super::coding::{self, Form};
 use super::exchange::Exchange;
+use super::fronted;
 use super::grpc;
 use super::headers::{self, X_REQUEST_ID};
 use super::partial::{self, Selected};
@@ -221,13 +222,8 @@ pub(super) fn failure(
 ) -> Response<ReplyBody> {
     exchange.error = Some(kind);
     exchange.connection.count_refused(kind);
-    let id = &exchange.request_id;
-    let mut response = match exchange.is_call {
-        true => grpc::error(respond::status_of(kind), respond::explanation(kind)),
-        false => respond::error(kind, asked_headers, id, exchange.pages()),
-    };
+    let mut response = page(&exchange, asked_headers, kind);
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
     if let Some(told) = told {
         let mut text = Vec::with_capacity(STATUS_BYTES);
         status_field(&exchange, &told, None).push(&mut text);
@@ -239,6 +235,17 @@ pub(super) fn failure(
     secure(&exchange, asked_headers, &mut response);
     conclude(&mut exchange, &mut response);
     response.map(|body| ReplyBody::new(body, exchange))
+}
+
+/// An error, in the form that the client understands.
+fn page(exchange: &Exchange, asked_headers: &HeaderMap, kind: Kind) -> Response<Body> {
+    let id = &exchange.request_id;
+    let mut response = match exchange.is_call {
+        true => grpc::error(respond::status_of(kind), respond::explanation(kind)),
+        false => respond::error(kind, asked_headers, id, exchange.pages()),
+    };
+    response.headers_mut().insert(X_REQUEST_ID, id.clone());
+    response
 }
 
 /// Tells browsers to come by https only, on answers that went over https (RFC 6797 §7.2).
@@ -290,6 +297,12 @@ fn finish(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut Response<Bo
         }
         let edits = &route.spec.response_headers;
         headers::edit(response.headers_mut(), edits, || values(exchange, asked));
+    }
+    if let Err(kind) = fronted::fit(exchange, response) {
+        exchange.error = Some(kind);
+        let mut page = page(exchange, asked.headers, kind);
+        secure(exchange, asked.headers, &mut page);
+        *response = page;
     }
     if asked.method == Method::HEAD {
         // A body would not be sent; its length still is.

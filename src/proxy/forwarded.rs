@@ -16,13 +16,13 @@ use super::hex;
 use crate::balance::Rng;
 use crate::config::model::ClientIpHeader;
 use crate::front;
-use crate::snapshot::Listener;
+use crate::snapshot::{CDN_LOOP, Listener};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Fields that are put on at most.
-const ADDED_MAX: usize = 10;
+const ADDED_MAX: usize = 11;
 
 /// What a request's fields are completed with.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Hop<'a> {
     pub request_id: &'a HeaderValue,
     /// For `Via`.
     pub via: &'a HeaderValue,
+    /// For `CDN-Loop`.
+    pub cdn_loop: &'a HeaderValue,
     /// The client's, where the host asks for one.
     pub certificate: Option<&'a HeaderValue>,
     /// Another Host than the client's.
@@ -135,6 +137,7 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
     }
     tell_of_client(&mut to, hop, &told);
     headers::append_via(&mut to, hop.via);
+    headers::append_member(&mut to, CDN_LOOP, hop.cdn_loop.clone());
     to.append(X_REQUEST_ID, hop.request_id.clone());
     if let Some(certificate) = hop.certificate {
         to.append(CLIENT_CERT, certificate.clone());

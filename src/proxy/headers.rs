@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::client::ClientConnection;
 use crate::config::model::{ClientIpHeader, Front};
 pub(super) use crate::route::edits::edit;
+use crate::snapshot::CDN_LOOP;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -16,8 +17,8 @@ const CLOUDFRONT_FORWARDED_PROTO: HeaderName =
     HeaderName::from_static("cloudfront-forwarded-proto");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The fields that Connection names, but for those that nobody may take off with it: framing and
-/// destination. Empty for nearly every message.
+/// The fields that Connection names, but for those that nobody may take off with it: framing,
+/// destination, and where a request has been (RFC 8586 §2). Empty for nearly every message.
 pub(super) fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
@@ -28,7 +29,7 @@ pub(super) fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
             !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close")
         })
         .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
+        .filter(|name| *name != CONTENT_LENGTH && *name != HOST && *name != CDN_LOOP)
         .collect()
 }
 
@@ -171,7 +172,7 @@ mod tests {
     fn connection_names_fields_but_never_framing_or_destination() {
         let map = headers(&[
             ("connection", "close, X-Hop, content-length"),
-            ("connection", "host, x-other"),
+            ("connection", "host, x-other, CDN-Loop"),
         ]);
         assert_eq!(connection_options(&map), ["x-hop", "x-other"]);
     }

@@ -22,6 +22,7 @@ mod fetch;
 mod fetch_task;
 mod forward;
 mod forwarded;
+mod fronted;
 mod grpc;
 mod headers;
 mod hedge;

@@ -21,7 +21,7 @@ use crate::config::model;
 use crate::cookie;
 use crate::error::Kind;
 use crate::route::rewrite;
-use crate::snapshot::{Backend, BackendKind, Route};
+use crate::snapshot::{Backend, BackendKind, Passed, Route};
 use crate::tls::{ALPN_H1, ALPN_H2};
 use crate::upstream::{Proxied, Upload, UploadLimits};
 
@@ -34,6 +34,9 @@ pub(super) fn outgoing(
     route: &Route,
     backend: &Backend,
 ) -> Result<Outgoing, Kind> {
+    if exchange.snapshot.cdn_loop.passed(&parts.headers) == Passed::InCircles {
+        return Err(Kind::Loop);
+    }
     let has_body = !http_body::Body::is_end_stream(&body);
     let mut headers = fields(exchange, parts, target);
     let upgrade = (route.spec.websocket && !has_body)
@@ -135,6 +138,7 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
         authority: target.authority,
         request_id: &exchange.request_id,
         certificate: exchange.certificate(),
+        cdn_loop: exchange.snapshot.cdn_loop.member(),
         via: exchange.snapshot.via.hop(parts.version),
         host: route.and_then(|route| route.spec.rewrite.host.as_ref()),
         rng: &exchange.local.rng,

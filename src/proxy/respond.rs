@@ -31,11 +31,13 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         | Kind::ConnectTimeout
         | Kind::Reset
         | Kind::BadResponse
+        | Kind::AnswerTooLargeForFront
         | Kind::Truncated
         | Kind::TunnelUnsupported => StatusCode::BAD_GATEWAY,
         Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline | Kind::NotCached => {
             StatusCode::GATEWAY_TIMEOUT
         }
+        Kind::Loop => StatusCode::LOOP_DETECTED,
         Kind::Refused | Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -175,6 +177,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         Kind::NoTunnel => "No connection of this kind can be had here.",
         Kind::Connect | Kind::ConnectTimeout => "The service could not be reached.",
         Kind::Reset | Kind::Truncated => "The service broke its answer off.",
+        Kind::AnswerTooLargeForFront => "The head of the service's answer is too large.",
         Kind::BadResponse => "The service gave an answer that could not be understood.",
         Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline => {
             "The service did not answer in time."
@@ -183,6 +186,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         Kind::Refused | Kind::QueueFull | Kind::QueueTimeout => {
             "The service is busy at the moment."
         }
+        Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",
     }

@@ -6,6 +6,7 @@
 
 mod access;
 mod backend;
+mod cdn_loop;
 mod front_cache;
 mod limit;
 mod listener;
@@ -26,6 +27,7 @@ use http::Method;
 
 pub use access::Access;
 pub use backend::{Backend, Balanced, Kind as BackendKind};
+pub use cdn_loop::{CDN_LOOP, CdnLoop, Passed};
 pub use front_cache::{FrontCache, TooManyTags};
 pub use limit::{Connected, ConnectionLimit};
 pub use listener::Listener;
@@ -65,6 +67,7 @@ pub struct Snapshot {
     /// Every way in which routes make keys of queries, each once.
     queries: Vec<QuerySpec>,
     pub via: Via,
+    pub cdn_loop: CdnLoop,
     /// Some listener asks something of clients.
     pub asks_clients: bool,
 }
@@ -115,6 +118,7 @@ impl Snapshot {
             sources: Arc::default(),
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
             via: Via::new(&config.cache.name),
+            cdn_loop: CdnLoop::new(&config.cache.name, previous.map(|snapshot| &snapshot.cdn_loop)),
             config,
             asks_clients: listeners.values().any(|listener| listener.asks_clients()),
             listeners,

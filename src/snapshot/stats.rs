@@ -47,6 +47,8 @@ struct RouteCells {
     mirrored: [AtomicU64; Mirrored::ALL.len()],
     /// Answers with more tags than the front takes.
     overtagged: AtomicU64,
+    /// Answers whose heads the front may not take, and those that it would not.
+    oversized: [AtomicU64; 2],
 }
 
 /// What became of the copy of a request.
@@ -122,6 +124,12 @@ impl RouteStats {
         self.cells.local().overtagged.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an answer whose head is larger than the front surely takes. `is_refused`: it was not
+    /// sent, because the front would not take it.
+    pub fn oversized(&self, is_refused: bool) {
+        self.cells.local().oversized[usize::from(is_refused)].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Writes the series about the cache of a front.
     pub fn collect_front(&self, route: &str, out: &mut Exposition) {
         let count: u64 =
@@ -131,6 +139,20 @@ impl RouteStats {
             "Answers kept out of the front's cache, because it takes less tags than they have.",
         )
         .series(&[("route", route)], count as f64);
+    }
+
+    /// Writes the series about heads that are too large for fronts.
+    pub fn collect_oversized(&self, route: &str, out: &mut Exposition) {
+        for (index, result) in ["sent", "refused"].into_iter().enumerate() {
+            let cells = self.cells.iter();
+            let count: u64 =
+                cells.map(|cells| cells.oversized[index].load(Ordering::Relaxed)).sum();
+            out.counter(
+                "headwater_front_oversized_total",
+                "Answers whose heads are larger than the front surely takes.",
+            )
+            .series(&[("route", route), ("result", result)], count as f64);
+        }
     }
 
     /// Requests answered so far.

@@ -163,30 +163,6 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
-fn a_client_that_expects_100_is_told_to_go_on() {
-    let origin = Origin::answering(|request| ok(&request.body));
-    let proxy = Setup::of(&[&origin]).start();
-    let mut client = proxy.connect();
-    client.send(format!(
-        "POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    ));
-    assert_eq!(client.answer_head().start_line(), "HTTP/1.1 100 Continue");
-    client.send("body");
-    assert_eq!(client.answer().text(), "body");
-}
-
-#[test]
-fn a_body_that_is_refused_is_not_asked_for() {
-    let origin = Origin::answering(|_| ok(""));
-    let proxy = Setup::of(&[&origin]).route("body_max = \"1B\"").start();
-    let mut client = proxy.connect();
-    client.send(format!(
-        "POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    ));
-    assert_eq!(client.answer().status, 413);
-}
-
-#[test]
 fn an_answer_to_head_has_a_length_and_no_body() {
     let origin = Origin::scripted(|call| {
         call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n");
