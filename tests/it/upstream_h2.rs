@@ -291,6 +291,41 @@ fn with_tls_http_2_is_agreed_on_by_alpn() {
 }
 
 #[test]
+fn probes_go_over_tls_and_http_2_as_requests_do() {
+    let authority = Authority::new();
+    let folder = Folder::new();
+    authority.write(&folder, "site", &["inner.test"]);
+    let tls = "tls.certificates = [{ cert = \"site.crt\", key = \"site.key\" }]";
+    let inner = Setup::empty()
+        .listener(&format!("{tls}\nprotocols = [\"h1\", \"h2\"]"))
+        .text("[[route]]\nhosts = [\"probe.test\"]\nrespond = { status = 200, body = \"up\" }")
+        .start_in(folder);
+    let outer = |protocol: &str, path: &str, sni: &str| {
+        let folder = Folder::new();
+        folder.write("ca.pem", authority.pem());
+        Setup::of(&[&inner.address()])
+            .pool_lines(&format!(
+                "protocol = \"{protocol}\"\ntls = {{ sni = \"{sni}\", ca = \"ca.pem\" }}\n\
+                 health = {{ path = \"{path}\", host = \"probe.test\", interval = \"50ms\" }}"
+            ))
+            .start_in(folder)
+    };
+    for (protocol, spoken, path) in [("h1", "HTTP/1.1", "/one"), ("h2", "HTTP/2.0", "/two")] {
+        let proxy = outer(protocol, path, "inner.test");
+        eventually("the verdict", || {
+            (proxy.endpoint(&inner.address())["health"] == "healthy").then_some(())
+        });
+        assert_eq!(inner.access(path)["protocol"], spoken);
+        let proxy = outer(protocol, path, "other.test");
+        eventually("the verdict", || {
+            (proxy.endpoint(&inner.address())["health"] == "unhealthy").then_some(())
+        });
+        let reason = proxy.endpoint(&inner.address())["reason"].to_string();
+        assert!(reason.contains("certificate"), "{reason}");
+    }
+}
+
+#[test]
 fn reloads_keep_connections_and_removed_endpoints_lose_theirs_behind_the_last_answer() {
     let (first, second) = (echoing(), echoing());
     let setup = |origin: &H2Origin| {
