@@ -98,8 +98,9 @@ async fn accept(
             timeout_at(deadline, place).await.map_err(|_| Ending::Limit)?
         }
     };
-    let (config, policy) = tls.accept(sni.as_deref());
-    let accepting = start.into_stream(config.clone());
+    let (configs, policy) = tls.accept(sni.as_deref());
+    let config = configs.for_offer(start.client_hello().cipher_suites()).clone();
+    let accepting = start.into_stream(config);
     let stream = timeout_at(deadline, accepting).await.map_err(|_| Ending::Timeout)??;
     if let Some(policy) = policy {
         check_again(&stream, policy)?;

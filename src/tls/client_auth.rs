@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
+use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -23,6 +23,7 @@ use super::client::own_roots;
 use super::error::LoadError;
 use super::expiry::{Standing, Validity};
 use super::resolver::{HOST_BYTES_MAX, normal};
+use super::server::ServerConfigs;
 use super::{pem, provider};
 use crate::config::diagnostics::Span;
 use crate::config::model::{ClientAuth, ClientAuthMode, FileContent, HostPattern};
@@ -40,7 +41,7 @@ pub(super) type Terms = [u8; digest::SHA256_OUTPUT_LEN];
 #[derive(Debug)]
 pub struct ClientPolicy {
     pub(super) terms: Terms,
-    pub config: Arc<ServerConfig>,
+    pub configs: ServerConfigs,
     verifier: Arc<dyn ClientCertVerifier>,
     /// Of authorities and lists, with what they are called.
     validities: Vec<(String, Validity)>,
@@ -66,10 +67,10 @@ pub struct ClientPolicies {
 }
 
 impl ClientPolicies {
-    /// `build` makes the configuration that demands what a verifier does.
+    /// `build` makes the configurations that demand what a verifier does.
     pub(super) fn build(
         specs: &[ClientAuth],
-        build: impl Fn(&Verifier) -> Result<Arc<ServerConfig>, LoadError>,
+        build: impl Fn(&Verifier) -> Result<ServerConfigs, LoadError>,
     ) -> Result<Self, Vec<(Span, LoadError)>> {
         let mut policies = Self::default();
         let mut errors = Vec::new();
@@ -77,8 +78,8 @@ impl ClientPolicies {
             let span = spec.span.0;
             let built = verifier(spec).and_then(|verifier| Ok((build(&verifier)?, verifier)));
             match built {
-                Ok((config, Verifier { terms, verifier, validities })) => {
-                    policies.add(spec, ClientPolicy { terms, config, verifier, validities, span });
+                Ok((configs, Verifier { terms, verifier, validities })) => {
+                    policies.add(spec, ClientPolicy { terms, configs, verifier, validities, span });
                 }
                 Err(error) => errors.push((span, error)),
             }
@@ -360,11 +361,13 @@ mod tests {
         client: &Arc<ClientConfig>,
         name: &str,
     ) -> Result<Option<HandshakeKind>, Failure> {
-        let (config, _) = state.accept(Some(name));
-        handshake(config, client, name).await.map(|done| done.kind()).map_err(|error| {
-            // The server's error, as the client's is only an alert.
-            Failure::of(&error)
-        })
+        let (configs, _) = state.accept(Some(name));
+        handshake(configs.for_offer(&[]), client, name).await.map(|done| done.kind()).map_err(
+            |error| {
+                // The server's error, as the client's is only an alert.
+                Failure::of(&error)
+            },
+        )
     }
 
     #[tokio::test]

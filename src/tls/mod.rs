@@ -12,7 +12,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::SupportedCipherSuite;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 
 use crate::config::model::Protocols;
 
@@ -41,6 +43,7 @@ pub use error::LoadError;
 pub use failure::Failure;
 pub use load::{Certificate, CertificateName, KeyKind};
 pub use resolver::CertificateSet;
+pub use server::ServerConfigs;
 pub use state::ListenerTlsState;
 
 /// The ALPN name of HTTP/2; whatever else a connection agrees on is HTTP/1.
@@ -58,10 +61,25 @@ fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
     [h2, h1].concat().into_iter().map(<[u8]>::to_vec).collect()
 }
 
+/// Every suite, the cheapest first where AES is done by hardware; 128 bits are as safe.
+const CIPHER_SUITES: [SupportedCipherSuite; 9] = [
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
 /// The one source of cryptography of the process.
 pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let cipher_suites = CIPHER_SUITES.to_vec();
+        Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
+    });
     Arc::clone(&PROVIDER)
 }
 

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::compress::CompressionCache;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ServerConfig};
 
 use super::compression::COMPRESSORS;
 use super::error::LoadError;
@@ -23,6 +23,43 @@ use crate::config::model::{Protocols, TlsVersion};
 /// TLS 1.3 tickets per full handshake: browsers open connections in pairs and use each ticket once.
 const TICKETS_PER_HANDSHAKE: usize = 2;
 
+/// How connections are accepted on one set of terms.
+#[derive(Debug, Clone)]
+pub struct ServerConfigs {
+    /// Takes the suite that is first in our order.
+    by_our_order: Arc<ServerConfig>,
+    /// Takes the suite that is first in the client's.
+    by_their_order: Arc<ServerConfig>,
+}
+
+impl ServerConfigs {
+    fn of(config: ServerConfig) -> Self {
+        let [mut by_our_order, mut by_their_order] = [config.clone(), config];
+        by_our_order.ignore_client_order = true;
+        by_their_order.ignore_client_order = false;
+        Self { by_our_order: Arc::new(by_our_order), by_their_order: Arc::new(by_their_order) }
+    }
+
+    /// The one for a client that offers these suites. A client whose first is ChaCha20 has no AES in
+    /// hardware, and would pay for ours.
+    pub fn for_offer(&self, suites: &[CipherSuite]) -> &Arc<ServerConfig> {
+        // Names that nobody has (RFC 8701) may come first.
+        let first = suites.iter().find(|suite| !matches!(suite, CipherSuite::Unknown(_)));
+        match first {
+            Some(
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ) => &self.by_their_order,
+            _ => &self.by_our_order,
+        }
+    }
+
+    pub(super) fn ticketer(&self) -> Arc<dyn ProducesTickets> {
+        self.by_our_order.ticketer.clone()
+    }
+}
+
 /// What the configurations of a listener have in common.
 pub(super) struct Common {
     pub(super) certificates: Arc<CertificateSet>,
@@ -31,12 +68,12 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The configuration that accepts on these terms. `tickets` must be of these terms alone.
-    pub(super) fn config(
+    /// The configurations that accept on these terms. `tickets` must be of these terms alone.
+    pub(super) fn configs(
         &self,
         tickets: Arc<dyn ProducesTickets>,
         verifier: Option<Arc<dyn ClientCertVerifier>>,
-    ) -> Result<Arc<ServerConfig>, LoadError> {
+    ) -> Result<ServerConfigs, LoadError> {
         let versions: &[_] = match self.min_version {
             TlsVersion::V1_2 => &[&TLS13, &TLS12],
             TlsVersion::V1_3 => &[&TLS13],
@@ -54,10 +91,8 @@ impl Common {
         config.cert_compressors = COMPRESSORS.to_vec();
         // The compressors keep what they have made.
         config.cert_compression_cache = Arc::new(CompressionCache::Disabled);
-        // Every suite on offer is strong, and only the client knows whether it has AES in hardware.
-        config.ignore_client_order = false;
         config.max_fragment_size = None;
-        Ok(Arc::new(config))
+        Ok(ServerConfigs::of(config))
     }
 }
 
@@ -78,7 +113,7 @@ mod tests {
     }
 
     fn accepting(state: &ListenerTlsState) -> Arc<ServerConfig> {
-        state.accept(None).0.clone()
+        state.accept(None).0.for_offer(&[]).clone()
     }
 
     fn server(sites: &[(&[&str], Key)]) -> Arc<ServerConfig> {

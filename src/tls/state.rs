@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 
 use super::client_auth::{ClientPolicies, ClientPolicy, Terms};
@@ -17,7 +16,7 @@ use super::error::LoadError;
 use super::expiry::Standing;
 use super::load::{self, Certificate};
 use super::resolver::CertificateSet;
-use super::server::Common;
+use super::server::{Common, ServerConfigs};
 use super::tickets::{self, TicketKeys};
 use crate::config::diagnostics::Span;
 use crate::config::model::{CertificateFiles, ListenerTls, Protocols};
@@ -31,7 +30,7 @@ pub struct ListenerTlsState {
     /// Pairs of the folder that cannot be used as they are.
     pub problems: Vec<PairProblem>,
     /// For clients of which nothing is asked.
-    open: Arc<ServerConfig>,
+    open: ServerConfigs,
     /// Random ones, by their terms; none is that nothing is asked. Clients resume across reloads.
     tickets: Vec<(Option<Terms>, Arc<dyn ProducesTickets>)>,
 }
@@ -103,19 +102,18 @@ impl ListenerTlsState {
             },
         };
         let clients = ClientPolicies::build(client_auth, |verifier| {
-            common.config(ticketer(Some(verifier.terms))?, Some(verifier.verifier.clone()))
+            common.configs(ticketer(Some(verifier.terms))?, Some(verifier.verifier.clone()))
         })?;
         // Not the fault of one certificate; the first place shows at least the right listener.
         let place =
             |error| plan.place().map(|span| (span, error)).into_iter().collect::<Problems>();
         let open =
-            ticketer(None).and_then(|tickets| common.config(tickets, None)).map_err(place)?;
+            ticketer(None).and_then(|tickets| common.configs(tickets, None)).map_err(place)?;
         let tickets = if keys.is_some() {
             Vec::new()
         } else {
-            let of =
-                |policy: &Arc<ClientPolicy>| (Some(policy.terms), policy.config.ticketer.clone());
-            clients.all().map(of).chain([(None, open.ticketer.clone())]).collect()
+            let of = |policy: &Arc<ClientPolicy>| (Some(policy.terms), policy.configs.ticketer());
+            clients.all().map(of).chain([(None, open.ticketer())]).collect()
         };
         Ok(Self { certificates, clients, problems, open, tickets })
     }
@@ -126,9 +124,9 @@ impl ListenerTlsState {
     }
 
     /// How a connection is accepted that asks for `sni`, and what is asked of its client.
-    pub fn accept(&self, sni: Option<&str>) -> (&Arc<ServerConfig>, Option<&Arc<ClientPolicy>>) {
+    pub fn accept(&self, sni: Option<&str>) -> (&ServerConfigs, Option<&Arc<ClientPolicy>>) {
         match self.clients.of(sni) {
-            Some(policy) => (&policy.config, Some(policy)),
+            Some(policy) => (&policy.configs, Some(policy)),
             None => (&self.open, None),
         }
     }

@@ -98,6 +98,34 @@ fn an_old_client_is_given_the_rsa_certificate_and_a_modern_one_the_other() {
 }
 
 #[test]
+fn the_suite_is_chosen_by_our_order_but_for_clients_without_aes_in_hardware() {
+    let (_authority, proxy) = start();
+    let (tls_1_2, tls_1_3) = (["-tls1_2", "-cipher"], ["-tls1_3", "-ciphersuites"]);
+    for (version, offer, agreed) in [
+        (tls_1_3, "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        (
+            tls_1_3,
+            "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256",
+            "TLS_CHACHA20_POLY1305_SHA256",
+        ),
+        (
+            tls_1_2,
+            "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+        ),
+        (
+            tls_1_2,
+            "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+        ),
+    ] {
+        let options = [&version[..], &[offer]].concat();
+        let text = openssl(proxy.address(), proxy.folder.path(), &options);
+        assert!(text.contains(&format!("Cipher is {agreed}")), "{options:?}: {text}");
+    }
+}
+
+#[test]
 fn weak_versions_and_suites_are_not_spoken() {
     let (_authority, proxy) = start();
     for (options, reason) in [
