@@ -26,7 +26,8 @@ access.to = "off"
 [listener.web]
 bind = "127.0.0.1:0"
 tls.certificates = [{{ cert = "site.crt", key = "site.key" }}]
-timeouts.idle = "930s"
+front = "cloudflare"
+trusted = ["127.0.0.1/32"]
 
 [pool.app]
 files = "{folder}/site"
