@@ -204,12 +204,14 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     let (triggers, triggered) = mpsc::channel(COMMANDS_QUEUED);
     let (generations, generation) = watch::channel(1);
     let purges = Arc::<Purges>::default();
+    let certificates = Arc::<acme::Board>::default();
     let context = admin::Context {
         published: published.clone(),
         stop: shutdown.stop(),
         commands,
         reloads: Arc::default(),
         purges: purges.clone(),
+        certificates: certificates.clone(),
         workers: workers.count(),
         addresses: Arc::default(),
         access_log_dropped: access_log.dropped(),
@@ -249,7 +251,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         }
         Err(error) => tracing::error!(%error, "the caches in front are not purged"),
     }
-    tasks.spawn("acme", acme::run(published.clone(), shutdown.stop()));
+    tasks.spawn("acme", acme::run(published.clone(), certificates, shutdown.stop()));
     tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {

@@ -1,4 +1,4 @@
-//! What a chain is for, and when it is to be renewed.
+//! What a chain is for, and how long it lives.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,35 +9,38 @@ use x509_parser::prelude::GeneralName;
 
 use crate::config::model::AcmeCertificate;
 
-/// Of a life, after which a certificate is renewed: long before its end, so that failures have time
-/// to be noticed, and right for lives of six days and of ninety.
-const RENEW_AFTER: (u64, u64) = (2, 3);
-
 /// The first certificate of a chain.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
-    /// Unix time, seconds.
-    not_before: u64,
-    not_after: u64,
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+    /// In hexadecimal.
+    pub(super) serial: String,
+    pub(super) leaf: CertificateDer<'static>,
     hosts: Vec<String>,
 }
 
 impl Held {
     /// `None` where there is no certificate that can be read.
     pub(super) fn of(chain: &[u8]) -> Option<Self> {
-        let leaf = CertificateDer::pem_slice_iter(chain).next()?.ok()?;
-        let (_, leaf) = parse_x509_certificate(&leaf).ok()?;
+        Self::of_leaf(CertificateDer::pem_slice_iter(chain).next()?.ok()?)
+    }
+
+    pub(super) fn of_leaf(der: CertificateDer<'static>) -> Option<Self> {
+        let (_, leaf) = parse_x509_certificate(&der).ok()?;
         let names = leaf.subject_alternative_name().ok().flatten()?;
         let hosts = names.value.general_names.iter().filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
             _ => None,
         });
-        let seconds = |time: i64| u64::try_from(time).ok();
-        Some(Self {
-            not_before: seconds(leaf.validity().not_before.timestamp())?,
-            not_after: seconds(leaf.validity().not_after.timestamp())?,
-            hosts: hosts.collect(),
-        })
+        let time = |seconds: i64| {
+            let seconds = u64::try_from(seconds).ok()?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        };
+        let not_before = time(leaf.validity().not_before.timestamp())?;
+        let not_after = time(leaf.validity().not_after.timestamp())?;
+        let (serial, hosts) = (leaf.serial.to_str_radix(16), hosts.collect());
+        Some(Self { not_before, not_after, serial, hosts, leaf: der })
     }
 
     pub(super) fn covers(&self, certificate: &AcmeCertificate) -> bool {
@@ -45,10 +48,8 @@ impl Held {
         certificate.hosts.iter().all(|host| has(host))
     }
 
-    pub(super) fn renewal(&self) -> SystemTime {
-        let life = self.not_after.saturating_sub(self.not_before);
-        let share = life / RENEW_AFTER.1 * RENEW_AFTER.0;
-        SystemTime::UNIX_EPOCH + Duration::from_secs(self.not_before.saturating_add(share))
+    pub(super) fn life(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 }
 
@@ -70,13 +71,9 @@ mod tests {
     use crate::tls::generate::self_signed;
 
     #[test]
-    fn a_certificate_is_renewed_after_two_thirds_of_its_life() {
-        let now = SystemTime::now();
-        let made = self_signed(&["a.test", "b.test"], now).unwrap();
+    fn a_chain_is_for_the_hosts_that_it_names() {
+        let made = self_signed(&["a.test", "b.test"], SystemTime::now()).unwrap();
         let held = Held::of(made.cert.as_bytes()).unwrap();
-        let life = held.not_after - held.not_before;
-        let until = held.renewal().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        assert_eq!(until - held.not_before, life / 3 * 2);
         let wanted = |hosts: &[&str]| AcmeCertificate {
             name: "x".into(),
             hosts: hosts.iter().map(|host| (*host).into()).collect(),

@@ -1,20 +1,19 @@
-//! One order: the account, the challenges, the key, the chain.
+//! One order: the challenges, the key, the chain.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier,
     NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use serde::{Deserialize, Serialize};
+use rustls_pki_types::CertificateDer;
 
-use super::http::Http;
-use super::store;
+use super::authority;
 use crate::challenges::{Challenges, Open};
-use crate::config::model::{Acme, AcmeCertificate};
-use crate::outgoing::{Bounds, Client};
+use crate::config::model::{Acme, AcmeCertificate, Challenge};
+use crate::tls;
 
 /// How often it is asked how far the authority is, and for how long.
 const POLLING: RetryPolicy =
@@ -26,71 +25,59 @@ pub(super) struct Issued {
     pub(super) key: String,
 }
 
-/// The account as it is kept.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    directory: String,
-    credentials: AccountCredentials,
-}
-
-/// Gets a certificate.
+/// Gets a certificate, in place of one that is held.
 ///
 /// # Errors
 /// Why not, in words.
 pub(super) async fn issue(
     acme: &Acme,
     certificate: &AcmeCertificate,
+    held: Option<&CertificateDer<'static>>,
     challenges: &Arc<Challenges>,
 ) -> Result<Issued, String> {
-    let client = Client::new(acme.ca.as_ref(), Bounds::default())
-        .map_err(|error| format!("no TLS: {error}"))?;
-    let account = account(acme, client).await?;
-    let hosts: Vec<_> =
-        certificate.hosts.iter().map(|host| Identifier::Dns(host.to_string())).collect();
-    let order = account.new_order(&NewOrder::new(&hosts)).await;
-    let mut order = order.map_err(|error| format!("the order was refused: {error}"))?;
-    let open = answer(&mut order, challenges).await?;
-    let status = order.poll_ready(&POLLING).await.map_err(|error| error.to_string())?;
+    let account = authority::account(acme).await?;
+    let mut order = begin(&account, certificate, held).await?;
+    let open = answer(&mut order, acme.challenge, challenges).await?;
+    let status = order.poll_ready(&POLLING).await;
     drop(open);
-    if status != OrderStatus::Ready && status != OrderStatus::Valid {
-        return Err(refusal(&mut order).await);
+    match status {
+        Ok(OrderStatus::Ready | OrderStatus::Valid) => {}
+        Ok(_) | Err(Error::Api(_)) => return Err(refusal(&mut order).await),
+        Err(error) => return Err(error.to_string()),
     }
     let (request, key) = request(certificate).map_err(|error| format!("no key: {error}"))?;
-    let failed = |error: instant_acme::Error| format!("the certificate was refused: {error}");
+    let failed = |error: Error| format!("the certificate was refused: {error}");
     order.finalize_csr(&request).await.map_err(failed)?;
     let chain = order.poll_certificate(&POLLING).await.map_err(failed)?;
     Ok(Issued { chain, key })
 }
 
-/// The account of before, or a new one.
-async fn account(acme: &Acme, client: Client) -> Result<Account, String> {
-    let builder = Account::builder_with_http(Box::new(Http(client)));
-    let kept = store::read_account(&acme.folder);
-    let kept = kept.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
-    if let Some(kept) = kept.filter(|kept| kept.directory == *acme.directory) {
-        let account = builder.from_credentials(kept.credentials).await;
-        return account.map_err(|error| format!("the authority cannot be asked: {error}"));
+/// An authority with renewal information is told what the order replaces (RFC 9773 §5), so that it
+/// counts against no limit. One that does not like that, as when it was replaced before, is asked
+/// without.
+async fn begin(
+    account: &Account,
+    certificate: &AcmeCertificate,
+    held: Option<&CertificateDer<'static>>,
+) -> Result<Order, String> {
+    let hosts: Vec<_> =
+        certificate.hosts.iter().map(|host| Identifier::Dns(host.to_string())).collect();
+    if let Some(replaced) = held.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok()) {
+        let order = account.new_order(&NewOrder::new(&hosts).replaces(replaced)).await;
+        if let Ok(order) = order {
+            return Ok(order);
+        }
     }
-    let contact: Vec<&str> = acme.contact.iter().map(|it| &**it).collect();
-    let new = NewAccount {
-        contact: &contact,
-        terms_of_service_agreed: true,
-        only_return_existing: false,
-    };
-    let directory = acme.directory.to_string();
-    let (account, credentials) = builder
-        .create(&new, directory.clone(), None)
-        .await
-        .map_err(|error| format!("there is no account: {error}"))?;
-    let kept = serde_json::to_vec(&Kept { directory, credentials })
-        .map_err(|error| format!("the account cannot be kept: {error}"))?;
-    store::write_account(&acme.folder, &kept)
-        .map_err(|error| format!("the account cannot be kept: {error}"))?;
-    Ok(account)
+    let order = account.new_order(&NewOrder::new(&hosts)).await;
+    order.map_err(|error| format!("the order was refused: {error}"))
 }
 
 /// Opens the challenges and says that they are.
-async fn answer(order: &mut Order, challenges: &Arc<Challenges>) -> Result<Vec<Open>, String> {
+async fn answer(
+    order: &mut Order,
+    kind: Challenge,
+    challenges: &Arc<Challenges>,
+) -> Result<Vec<Open>, String> {
     let mut open = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -98,11 +85,22 @@ async fn answer(order: &mut Order, challenges: &Arc<Challenges>) -> Result<Vec<O
         if authorization.status == AuthorizationStatus::Valid {
             continue;
         }
-        let Some(mut challenge) = authorization.challenge(ChallengeType::Http01) else {
-            return Err("the authority offers no challenge by HTTP".to_owned());
+        let host = authorization.identifier().to_string();
+        let wanted = match kind {
+            Challenge::Http01 => ChallengeType::Http01,
+            Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+        };
+        let Some(mut challenge) = authorization.challenge(wanted) else {
+            return Err(format!("the authority offers no {} for {host}", kind.as_str()));
         };
         let key = challenge.key_authorization();
-        open.push(challenges.open(&challenge.token, key.as_str()));
+        open.push(match kind {
+            Challenge::Http01 => challenges.open_token(&challenge.token, key.as_str()),
+            Challenge::TlsAlpn01 => {
+                let config = tls::challenge::config(&host, key.digest().as_ref())?;
+                challenges.open_host(&host, &config)
+            }
+        });
         challenge.set_ready().await.map_err(|error| error.to_string())?;
     }
     Ok(open)

@@ -10,7 +10,7 @@ const ACCOUNT: &str = "account.json";
 const MODE: u32 = 0o600;
 
 pub(super) fn read_account(folder: &Path) -> Option<Vec<u8>> {
-    fs::read(folder.join(ACCOUNT)).ok()
+    read(folder, ACCOUNT)
 }
 
 pub(super) fn write_account(folder: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -23,13 +23,31 @@ pub(super) fn read_pair(folder: &Path, name: &str) -> Option<Vec<u8>> {
     folder.join(format!("{name}.key")).is_file().then_some(chain)
 }
 
+pub(super) fn read(folder: &Path, name: &str) -> Option<Vec<u8>> {
+    fs::read(folder.join(name)).ok()
+}
+
+/// What cannot be removed is read again with the next start.
+pub(super) fn remove(folder: &Path, name: &str) {
+    if let Err(error) = fs::remove_file(folder.join(name)) {
+        tracing::warn!(file = name, %error, "a file cannot be removed");
+    }
+}
+
+/// The names of files that end so, at most so many.
+pub(super) fn names(folder: &Path, end: &str, max: usize) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.ends_with(end)).take(max).collect()
+}
+
 /// The key first: whoever sees one without the other waits for the rest.
 pub(super) fn write_pair(folder: &Path, name: &str, chain: &str, key: &str) -> io::Result<()> {
     write(folder, &format!("{name}.key"), key.as_bytes())?;
     write(folder, &format!("{name}.crt"), chain.as_bytes())
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let draft = folder.join(format!(".{name}.new"));
     // What an earlier process left may belong to somebody else.
     match fs::remove_file(&draft) {
@@ -44,15 +62,24 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
+
+    /// An empty one.
+    pub(in super::super) fn folder(name: &str) -> PathBuf {
+        let name = format!("headwater-acme-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
     #[test]
     fn what_is_written_is_whole_and_for_us_alone() {
-        let folder = std::env::temp_dir().join(format!("headwater-acme-{}", std::process::id()));
+        let folder = folder("store");
         let path = folder.as_path();
-        fs::create_dir(path).unwrap();
         assert!(read_pair(path, "a").is_none() && read_account(path).is_none());
         fs::write(path.join(".a.key.new"), "left over").unwrap();
         write_pair(path, "a", "chain", "key").unwrap();

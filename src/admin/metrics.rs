@@ -56,6 +56,16 @@ impl Scrape {
             out.counter("headwater_acme_orders_total", "Orders of certificates, by their end.")
                 .series(&[("result", result)], counter.value() as f64);
         }
+        for (result, counter) in [
+            ("revoked", &self.snapshot.challenges.revoked),
+            ("failed", &self.snapshot.challenges.not_revoked),
+        ] {
+            out.counter(
+                "headwater_acme_revocations_total",
+                "Revocations of certificates that were replaced, by their end.",
+            )
+            .series(&[("result", result)], counter.value() as f64);
+        }
         self.purges.collect(&self.snapshot.config, &mut out);
         out.counter(
             "headwater_access_log_dropped_total",

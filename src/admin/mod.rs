@@ -9,12 +9,13 @@
 //! socket, serve      bind, accept, one connection
 //! router, guard      which call, and who may make it
 //! request, reply     bodies in, answers out
-//! readiness, metrics, status, routes, pools, manual, cache, purge    one call each
+//! readiness, metrics, status, routes, pools, manual, cache, purge, acme    one call each
 //! ```
 //!
 //! Deliberately absent: TLS (bind to a loopback address, a unix socket or a private network), and
 //! what a reload or a drain does.
 
+mod acme;
 mod cache;
 mod explain;
 mod fronts;
@@ -61,6 +62,8 @@ pub struct Context {
     pub reloads: Arc<ReloadLog>,
     /// Of the caches in front of us.
     pub purges: purge_fronts::Shared,
+    /// By ACME.
+    pub certificates: crate::acme::Shared,
     /// Data-plane threads.
     pub workers: usize,
     /// Where each listener accepts, with the ports that the kernel chose; empty before they do.

@@ -10,7 +10,7 @@ use super::guard::Access;
 use super::reply::{Answer, Refusal, exposition, json, text};
 use super::serve::Service;
 use super::{
-    Command, Context, ReloadAnswer, cache, explain, manual, metrics, pools, purge, readiness,
+    Command, Context, ReloadAnswer, acme, cache, explain, manual, metrics, pools, purge, readiness,
     request, routes, status,
 };
 use crate::config::describe::describe_config;
@@ -33,9 +33,13 @@ enum Call {
     Receipt,
     /// Of one endpoint, by hand.
     Manual,
+    /// Certificates by ACME.
+    Acme,
+    /// Of one of them, by a new one.
+    Replace,
 }
 
-const CALLS: [(&str, Call); 12] = [
+const CALLS: [(&str, Call); 13] = [
     ("/livez", Call::Livez),
     ("/readyz", Call::Readyz),
     ("/metrics", Call::Metrics),
@@ -45,6 +49,7 @@ const CALLS: [(&str, Call); 12] = [
     ("/api/pools", Call::Pools),
     ("/api/cache", Call::Cache),
     ("/api/explain", Call::Explain),
+    ("/api/acme", Call::Acme),
     ("/api/reload", Call::Reload),
     ("/api/drain", Call::Drain),
     ("/api/cache/purge", Call::Purge),
@@ -54,7 +59,11 @@ impl Call {
     fn of(path: &str) -> Option<Self> {
         let known = CALLS.iter().find(|(known, _)| *known == path).map(|(_, call)| *call);
         let receipt = || receipt_id(path).map(|_| Self::Receipt);
-        known.or_else(|| manual::named(path).map(|_| Self::Manual)).or_else(receipt)
+        let replace = || acme::named(path).map(|_| Self::Replace);
+        known
+            .or_else(|| manual::named(path).map(|_| Self::Manual))
+            .or_else(receipt)
+            .or_else(replace)
     }
 
     /// Whether no token is needed.
@@ -63,7 +72,7 @@ impl Call {
     }
 
     fn is_change(self) -> bool {
-        matches!(self, Self::Reload | Self::Drain | Self::Purge | Self::Manual)
+        matches!(self, Self::Reload | Self::Drain | Self::Purge | Self::Manual | Self::Replace)
     }
 
     fn allows(self, method: &Method) -> bool {
@@ -127,6 +136,12 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
             // Of what runs by now.
             manual::set(&context.published.load(), head.uri.path(), &body)?
         }
+        Call::Replace => {
+            let body = request::read(&head.headers, body).await?;
+            let shown = acme::replace(context, &snapshot, head.uri.path(), &body)?;
+            return Ok(json(StatusCode::ACCEPTED, &shown));
+        }
+        Call::Acme => context.certificates.describe(snapshot.config.acme.as_ref()),
         Call::Receipt => receipt(context, head.uri.path())?,
         Call::Status => status::describe(context, &snapshot),
         Call::Config => describe_config(&snapshot.config),
@@ -155,7 +170,8 @@ fn receipt(context: &Context, path: &str) -> Result<Value, Refusal> {
 fn no_such_call() -> Refusal {
     let paths: Vec<_> = CALLS.iter().map(|(path, _)| *path).collect();
     let message = format!(
-        "nothing is here; there are {}, {RECEIPTS}ID, /api/pools/POOL/endpoints/ADDRESS",
+        "nothing is here; there are {}, {RECEIPTS}ID, /api/pools/POOL/endpoints/ADDRESS, \
+         /api/acme/NAME/replace",
         paths.join(", ")
     );
     Refusal::new(StatusCode::NOT_FOUND, message)

@@ -147,6 +147,7 @@ impl Running {
             commands: sender,
             reloads: Arc::default(),
             purges: Arc::default(),
+            certificates: Arc::default(),
             workers: 3,
             addresses: addresses.clone(),
             access_log_dropped: Arc::default(),

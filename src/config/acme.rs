@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::context::Context;
 use super::diagnostics::{Diagnostic, Invalid, shown};
-use super::model::{Acme, AcmeCertificate};
+use super::model::{Acme, AcmeCertificate, Challenge, Listener, SpanOf};
 use super::purge::base_url;
 use super::reader::{Entry, Table};
 use super::value::Value;
@@ -25,6 +26,10 @@ pub(super) fn read(table: Table<'_>) -> Option<Acme> {
             item.parse("an address", "\"mailto:ops@example.com\"", contact)
         })
     });
+    let challenge_span = SpanOf(table.value("challenge").map_or(table.span, |value| value.span));
+    let challenge = table.read("challenge", |value| {
+        value.one_of(&Challenge::ALL.map(|challenge| (challenge.as_str(), challenge)))
+    });
     let terms = table.required("accept_terms", "true");
     let folder = table.required("folder", "\"../acme\"");
     let certificates = table.required("certificates", HOSTS);
@@ -44,9 +49,21 @@ pub(super) fn read(table: Table<'_>) -> Option<Acme> {
         directory,
         ca,
         contact: contact.unwrap_or_default(),
+        challenge: challenge.unwrap_or(Challenge::Http01),
+        challenge_span,
         folder: folder?,
         certificates: certificates?,
     })
+}
+
+/// An authority that is to see handshakes needs somebody who makes them.
+pub(super) fn has_listener(context: &Context<'_>, acme: &Acme, listeners: &[Listener]) {
+    if acme.challenge != Challenge::TlsAlpn01 || listeners.iter().any(|it| it.tls.is_some()) {
+        return;
+    }
+    let message = "`acme.challenge`: \"tls-alpn-01\" is a TLS handshake, and no listener has TLS";
+    let help = "add `tls.certificates` to a listener, or write challenge = \"http-01\"";
+    context.push_missing(Diagnostic::error(acme.challenge_span.0, message).help(help));
 }
 
 fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
@@ -144,6 +161,24 @@ mod tests {
     }
 
     #[test]
+    fn a_challenge_by_tls_needs_a_listener_with_tls() {
+        let lines = format!("{ENOUGH}\nchallenge = \"tls-alpn-01\"");
+        let (shown, _) = load(&lines);
+        assert!(shown.contains("no listener has TLS"), "{shown}");
+        let (shown, acme) = load(&format!("{ENOUGH}\nchallenge = \"http-01\""));
+        assert_eq!((shown.as_str(), acme.unwrap().challenge), ("", Challenge::Http01));
+        let folder = Folder::new();
+        folder.write("a.crt", "CERT");
+        folder.write("a.key", "KEY");
+        let tls = "tls.certificates = [{ cert = \"a.crt\", key = \"a.key\" }]\n";
+        let rest = REST.replace("[[route]]", &format!("{tls}[[route]]"));
+        folder.write("c.toml", &format!("[acme]\n{lines}\n{rest}"));
+        let loaded = folder.load("c.toml");
+        assert_eq!(folder.shown(&loaded), "");
+        assert_eq!(loaded.draft.acme.unwrap().challenge, Challenge::TlsAlpn01);
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (lines, message) in [
             (ENOUGH.replace("accept_terms = true", ""), "`acme.accept_terms` is missing"),
@@ -154,6 +189,7 @@ mod tests {
             (ENOUGH.replace("A.test", "a_b"), "is not a host name"),
             (ENOUGH.replace("site =", "\"../x\" ="), "cannot be the name of a file"),
             (format!("{ENOUGH}\ncontact = [\"ops\"]"), "is no address"),
+            (format!("{ENOUGH}\nchallenge = \"dns-01\""), "is not a value of this key"),
             (format!("{ENOUGH}\ndirectory = \"http://ca.test/\""), "everybody on the way"),
         ] {
             let (shown, _) = load(&lines);

@@ -262,6 +262,12 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
         routes: routes.into_iter().filter_map(|reading| reading.route).collect(),
         places,
     };
+    // One that could not be read may have TLS.
+    if let Some(acme) = &config.acme
+        && config.listeners.len() == defined.listeners.len()
+    {
+        acme::has_listener(context, acme, &config.listeners);
+    }
     validate::check(context, &defined);
     config
 }

@@ -5,6 +5,7 @@
 //! without a front has none but of its certificates. Deliberately absent: what is wrong whatever is
 //! in front (`config` and `snapshot` refuse it), and how a front is set up, which we cannot see.
 
+mod acme;
 mod certificates;
 mod cookies;
 mod fields;
@@ -33,7 +34,7 @@ pub use table::{LINTS, Lint};
 /// What is doubtful about a whole configuration.
 pub fn all(snapshot: &Snapshot, now: SystemTime) -> Vec<Diagnostic> {
     let site = Site::new(snapshot, now);
-    let mut found = Vec::new();
+    let mut found = Vec::from_iter(acme::challenge(&site));
     for spec in &site.config.listeners {
         found.extend(certificates::usable(&site, spec, None));
         found.extend(listener::lints(&site, spec));

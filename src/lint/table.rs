@@ -13,6 +13,13 @@ pub struct Lint {
     pub fix: &'static str,
 }
 
+pub(super) const ACME_CHALLENGE: Lint = Lint {
+    name: "acme-challenge",
+    why: "the authority is to see a TLS handshake (`challenge = \"tls-alpn-01\"`), and the front \
+          of every listener with TLS ends TLS itself: each order fails",
+    fix: "`challenge = \"http-01\"` in `[acme]`, or a certificate of Cloudflare's Origin CA",
+};
+
 pub(super) const CACHE_TAGS: Lint = Lint {
     name: "cache-tags",
     why: "Cloudflare takes 16 KiB of `Cache-Tag` with one answer and 1024 bytes of one tag, \
@@ -100,7 +107,8 @@ pub(super) const VARY: Lint = Lint {
 };
 
 /// All of them, in the order of their names.
-pub const LINTS: [&Lint; 11] = [
+pub const LINTS: [&Lint; 12] = [
+    &ACME_CHALLENGE,
     &CACHE_TAGS,
     &CERTIFICATE,
     &CERTIFICATE_NAMES,

@@ -60,7 +60,7 @@ pub(crate) async fn serve(
 ) {
     let socket = Socket::new(stream, listener.spec.timeouts.write);
     // Each stage in a box of its own: what an idle connection holds is the last of them only.
-    let arrived = Box::pin(arrive(&listener, ends, socket)).await;
+    let arrived = Box::pin(arrive(&local, &listener, ends, socket)).await;
     let Some(Arrived { transport, protocol, ends, tls }) = arrived else { return };
     let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
     let _registered = register.register(&connection);
@@ -80,7 +80,12 @@ struct Arrived {
 }
 
 /// What comes before HTTP: the word of a proxy in front, TLS, and which HTTP it is to be.
-async fn arrive(listener: &Listener, ends: Ends, mut socket: Socket) -> Option<Arrived> {
+async fn arrive(
+    local: &Local,
+    listener: &Listener,
+    ends: Ends,
+    mut socket: Socket,
+) -> Option<Arrived> {
     let ends = match listener.spec.proxy_protocol {
         true => proxy_protocol::read(listener, ends, &mut socket).await?,
         false => ends,
@@ -94,7 +99,7 @@ async fn arrive(listener: &Listener, ends: Ends, mut socket: Socket) -> Option<A
         let protocol = plain_protocol(listener, &ends, &mut socket).await?;
         return Some(Arrived { transport: Transport::Plain(socket), protocol, ends, tls: None });
     };
-    let (stream, facts) = handshake(listener, tls, &ends, socket).await?;
+    let (stream, facts) = handshake(local, listener, tls, &ends, socket).await?;
     let protocol = match stream.get_ref().1.alpn_protocol() {
         Some(ALPN_H2) => Protocol::H2,
         _ if listener.spec.protocols.h1 => Protocol::H1,

@@ -3,24 +3,31 @@
 //! The ClientHello is read first, whatever pieces it comes in; it costs nothing yet. Then a place
 //! among the handshakes under way is taken, because what follows does: signatures, and memory that
 //! waits for the client.
+//!
+//! A certificate authority that looks whether a host is ours gets its handshake, and no more.
 
 use std::io;
 use std::sync::Arc;
 
-use rustls::HandshakeKind;
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
+use crate::challenges::Challenges;
 use crate::proxy::client::{Ends, TlsFacts};
+use crate::proxy::local::Local;
 use crate::snapshot::Listener;
 use crate::snapshot::stats::{HandshakeResult, Side};
-use crate::tls::{ClientPolicy, Failure, ListenerTlsState};
+use crate::tls::{self, ClientPolicy, Failure, ListenerTlsState};
 
 /// Why there is no TLS.
 enum Ending {
+    /// It was a challenge, which ends with the handshake.
+    Challenge,
     Timeout,
     /// No place among the handshakes came free in time.
     Limit,
@@ -40,6 +47,7 @@ impl From<io::Error> for Ending {
 
 /// Finishes the handshake, or counts why not.
 pub(super) async fn handshake(
+    local: &Local,
     listener: &Listener,
     tls: &ListenerTlsState,
     ends: &Ends,
@@ -47,10 +55,15 @@ pub(super) async fn handshake(
 ) -> Option<(TlsStream<Socket>, TlsFacts)> {
     let started = Instant::now();
     let mut sni = None;
-    let outcome = accept(listener, tls, socket, started, &mut sni).await;
+    let outcome = accept(local, listener, tls, socket, started, &mut sni).await;
     let stats = &listener.stats;
     let result = match &outcome {
         Ok(_) => HandshakeResult::Ok,
+        Err(Ending::Challenge) => {
+            let (name, peer) = (&listener.spec.name, ends.peer.ip());
+            tracing::info!(listener = %name, %peer, sni, "an authority has looked at a host");
+            HandshakeResult::Challenge
+        }
         Err(Ending::Timeout) => HandshakeResult::Timeout,
         Err(Ending::Limit) => HandshakeResult::Limit,
         Err(Ending::Closed) => HandshakeResult::Closed,
@@ -81,6 +94,7 @@ pub(super) async fn handshake(
 }
 
 async fn accept(
+    local: &Local,
     listener: &Listener,
     tls: &ListenerTlsState,
     socket: Socket,
@@ -98,6 +112,13 @@ async fn accept(
             timeout_at(deadline, place).await.map_err(|_| Ending::Limit)?
         }
     };
+    if let Some(config) = challenge(&local.snapshot().challenges, &start.client_hello()) {
+        let accepting = start.into_stream(config);
+        let mut stream = timeout_at(deadline, accepting).await.map_err(|_| Ending::Timeout)??;
+        // Who has seen the certificate may be gone before we are.
+        let _ = timeout_at(deadline, stream.shutdown()).await;
+        return Err(Ending::Challenge);
+    }
     let (configs, policy) = tls.accept(sni.as_deref());
     let config = configs.for_offer(start.client_hello().cipher_suites()).clone();
     let accepting = start.into_stream(config);
@@ -106,6 +127,15 @@ async fn accept(
         check_again(&stream, policy)?;
     }
     Ok((stream, policy.cloned()))
+}
+
+/// The handshake of an open challenge, where this is one. One for a host without ends like all that
+/// have no protocol in common with us.
+fn challenge(challenges: &Challenges, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+    if !challenges.has_hosts() || !tls::challenge::is_asked_for(hello) {
+        return None;
+    }
+    challenges.handshake(hello.server_name()?)
 }
 
 /// A resumed session says what the client showed when it was a new one; meanwhile that may have

@@ -287,6 +287,8 @@ impl Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeResult {
     Ok,
+    /// It was an authority's look at a host (TLS-ALPN-01), and no connection follows.
+    Challenge,
     Timeout,
     /// `limits.handshakes` was reached for as long as a handshake may take.
     Limit,
@@ -297,11 +299,13 @@ pub enum HandshakeResult {
 }
 
 impl HandshakeResult {
-    pub const ALL: [Self; 5] = [Self::Ok, Self::Timeout, Self::Limit, Self::Closed, Self::Failed];
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Challenge, Self::Timeout, Self::Limit, Self::Closed, Self::Failed];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Challenge => "challenge",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
             Self::Closed => "closed",

@@ -18,6 +18,7 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 
 use crate::config::model::Protocols;
 
+pub mod challenge;
 pub mod client;
 pub mod client_auth;
 mod compression;

@@ -1,85 +1,80 @@
-//! Certificates by ACME, from the test server of Let's Encrypt (Debian package `pebble`).
+//! Certificates by ACME, from the test server of Let's Encrypt.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::support::{Authority, Folder, Origin, Proxy, Setup, eventually, ok};
+use serde_json::{Value, json};
 
-const HOST: &str = "localhost";
+use crate::support::pebble::{Informing, Pebble, Terms};
+use crate::support::{Authority, Client, Dns, Folder, Origin, Proxy, Setup, Tls, eventually, ok};
 
-/// A running server; killed when dropped.
-struct Pebble {
-    child: Child,
-    port: u16,
+const HOSTS: [&str; 2] = ["a.test", "b.test"];
+const HOUR: u32 = 3600;
+
+/// What a test of certificates needs. The first certificate of the listener is for other names.
+struct Stage {
+    authority: Authority,
+    origin: Origin,
+    folder: Folder,
+    dns: Dns,
+    terms: Terms,
 }
 
-impl Drop for Pebble {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Stage {
+    fn new(life: u32) -> Self {
+        let (authority, folder, dns) = (Authority::new(), Folder::new(), Dns::start());
+        authority.write(&folder, "first", &["first.test"]);
+        std::fs::create_dir(folder.join("certs")).unwrap();
+        for host in HOSTS {
+            dns.say(host, &["127.0.0.1"]);
+        }
+        let origin = Origin::answering(|_| ok("x"));
+        Self { authority, origin, folder, dns, terms: Terms::living(life) }
+    }
+
+    fn pebble(&self) -> Pebble {
+        Pebble::start(&self.folder, &self.authority, &self.dns, self.terms)
+    }
+
+    /// Holds a certificate of another authority.
+    fn hold(&self, hosts: &[&str]) -> String {
+        let held = self.authority.issue(hosts);
+        std::fs::write(self.folder.join("certs/site.crt"), &held.cert).unwrap();
+        std::fs::write(self.folder.join("certs/site.key"), &held.key).unwrap();
+        held.cert
+    }
+
+    fn setup(&self, directory: &str, lines: &str) -> Setup {
+        let Terms { http_port, tls_port, .. } = self.terms;
+        Setup::of(&[&self.origin])
+            .listener("https_redirect = true")
+            .listener(&format!("bind = \"127.0.0.1:{http_port}\""))
+            .text(&format!(
+                "[listener.tls]\nbind = \"127.0.0.1:{tls_port}\"\n\
+                 tls.certificates = [{{ cert = \"first.crt\", key = \"first.key\" }}]\n\
+                 tls.directory = \"certs\"\n\
+                 [acme]\ndirectory = \"{directory}\"\nca = \"ca.crt\"\n\
+                 accept_terms = true\nfolder = \"certs\"\n\
+                 contact = [\"mailto:ops@example.com\"]\n\
+                 certificates = {{ site = {HOSTS:?} }}\n{lines}\n"
+            ))
+    }
+
+    fn start(&mut self, pebble: &Pebble, lines: &str) -> Proxy {
+        let directory = format!("https://127.0.0.1:{}/dir", pebble.port);
+        self.setup(&directory, lines).start_in(self.take_folder())
+    }
+
+    fn take_folder(&mut self) -> Folder {
+        std::mem::take(&mut self.folder)
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Begins with a certificate of the same authority that the proxy trusts for it. Certificates live
-/// for so many seconds; challenges are looked for at `http_port`.
-fn pebble(folder: &Folder, authority: &Authority, http_port: u16, life: u32) -> Pebble {
-    folder.write("ca.crt", authority.pem());
-    authority.write(folder, "pebble", &["127.0.0.1"]);
-    let port = free_port();
-    let path = |name: &str| folder.join(name).display().to_string();
-    let config = serde_json::json!({ "pebble": {
-        "listenAddress": format!("127.0.0.1:{port}"),
-        "managementListenAddress": format!("127.0.0.1:{}", free_port()),
-        "certificate": path("pebble.crt"), "privateKey": path("pebble.key"),
-        "httpPort": http_port, "tlsPort": free_port(), "ocspResponderURL": "",
-        "externalAccountBindingRequired": false, "certificateValidityPeriod": life,
-    } });
-    let file = folder.write("pebble.json", config.to_string());
-    let child = Command::new("pebble")
-        .arg("-config")
-        .arg(file)
-        .env("PEBBLE_VA_NOSLEEP", "1")
-        .env("PEBBLE_WFE_NONCEREJECT", "0")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pebble = Pebble { child, port };
-    eventually("pebble", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    pebble
-}
-
-fn setup(origin: &Origin, pebble_port: u16, http_port: u16) -> Setup {
-    Setup::of(&[origin])
-        .listener("https_redirect = true")
-        .listener(&format!("bind = \"127.0.0.1:{http_port}\""))
-        .text(&format!(
-            "[listener.tls]\nbind = \"127.0.0.1:0\"\n\
-             tls.certificates = [{{ cert = \"first.crt\", key = \"first.key\" }}]\n\
-             tls.directory = \"certs\"\n\
-             [acme]\ndirectory = \"https://127.0.0.1:{pebble_port}/dir\"\nca = \"ca.crt\"\n\
-             accept_terms = true\nfolder = \"certs\"\n\
-             contact = [\"mailto:ops@example.com\"]\ncertificates = {{ site = [\"{HOST}\"] }}\n"
-        ))
-}
-
-fn folder(authority: &Authority) -> Folder {
-    let folder = Folder::new();
-    authority.write(&folder, "first", &["first.test"]);
-    std::fs::create_dir(folder.join("certs")).unwrap();
-    folder
-}
-
-/// What OpenSSL says of the certificate that it is shown for the host.
-fn shown(proxy: &Proxy) -> String {
+/// What OpenSSL says of the certificate that it is shown for a host.
+fn shown(proxy: &Proxy, host: &str) -> String {
     let address = proxy.address_of("tls").to_string();
     let output = Command::new("openssl")
-        .args(["s_client", "-connect", &address, "-servername", HOST])
+        .args(["s_client", "-connect", &address, "-servername", host])
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -88,27 +83,39 @@ fn shown(proxy: &Proxy) -> String {
     before.to_owned()
 }
 
+fn wait_for_issued(proxy: &Proxy) -> String {
+    eventually("the certificate to be served", || {
+        Some(shown(proxy, HOSTS[0])).filter(|text| text.contains("Pebble Intermediate CA"))
+    })
+}
+
 fn orders(proxy: &Proxy, result: &str) -> f64 {
     proxy.metric(&format!("headwater_acme_orders_total{{result=\"{result}\"}}"))
 }
 
+fn handshakes(proxy: &Proxy, result: &str) -> f64 {
+    let series = format!("headwater_tls_handshakes_total{{listener=\"tls\",result=\"{result}\"}}");
+    proxy.metric(&series)
+}
+
+fn status(proxy: &Proxy) -> Value {
+    proxy.api_get("/api/acme").json()["certificates"][0].clone()
+}
+
 #[test]
 fn a_certificate_is_issued_served_and_renewed_after_two_thirds_of_its_life() {
-    let (authority, origin) = (Authority::new(), Origin::answering(|_| ok("x")));
-    let folder = folder(&authority);
-    let http_port = free_port();
-    let pebble = pebble(&folder, &authority, http_port, 12);
-    let proxy = setup(&origin, pebble.port, http_port).start_in(folder);
+    let mut stage = Stage::new(12);
+    let pebble = stage.pebble();
+    let proxy = stage.start(&pebble, "");
     proxy.wait_for_log("certificate issued certificate=");
-    let first = eventually("the certificate to be served", || {
-        Some(shown(&proxy)).filter(|text| text.contains("Pebble Intermediate CA"))
-    });
+    let first = wait_for_issued(&proxy);
+    assert_eq!(status(&proxy)["renewal_by"], "life");
     for name in ["account.json", "site.crt", "site.key"] {
         let file = std::fs::metadata(proxy.folder.join("certs").join(name)).unwrap();
         assert_eq!(file.permissions().mode() & 0o777, 0o600, "{name}");
     }
     eventually("the renewal", || (orders(&proxy, "issued") >= 2.0).then_some(()));
-    eventually("the next certificate", || (shown(&proxy) != first).then_some(()));
+    eventually("the next certificate", || (shown(&proxy, HOSTS[0]) != first).then_some(()));
     assert_eq!(orders(&proxy, "failed"), 0.0);
     // Nothing of the challenge is left, and what is not one of ours goes to the route.
     assert_eq!(proxy.get("/.well-known/acme-challenge/none", &[]).text(), "x");
@@ -116,18 +123,132 @@ fn a_certificate_is_issued_served_and_renewed_after_two_thirds_of_its_life() {
 }
 
 #[test]
+fn an_authority_may_look_by_a_handshake() {
+    let mut stage = Stage::new(HOUR);
+    let (pebble, authority) = (stage.pebble(), Authority::new());
+    let proxy = stage.start(&pebble, "challenge = \"tls-alpn-01\"");
+    let certificate = wait_for_issued(&proxy);
+    for host in HOSTS {
+        assert_eq!(shown(&proxy, host), certificate, "{host}");
+    }
+    // It looks at each host, and may do so from several places.
+    let looks = handshakes(&proxy, "challenge");
+    assert!(looks >= HOSTS.len() as f64, "{looks}");
+    assert_eq!(handshakes(&proxy, "failed"), 0.0);
+    proxy.wait_for_log("an authority has looked at a host");
+    // Whoever offers the same when nothing is to be seen has no protocol in common with us.
+    let late = Tls::with(&authority, &rustls::version::TLS13, &["acme-tls/1"]);
+    let refused = Client::try_tls(proxy.address_of("tls"), &late.named(HOSTS[0])).unwrap_err();
+    assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
+    assert_eq!(handshakes(&proxy, "challenge"), looks);
+}
+
+#[test]
 fn a_validation_that_fails_keeps_what_there_is_and_waits() {
-    let (authority, origin) = (Authority::new(), Origin::answering(|_| ok("x")));
-    let folder = folder(&authority);
-    let held = authority.issue(&["old.test"]);
-    std::fs::write(folder.join("certs/site.crt"), &held.cert).unwrap();
-    std::fs::write(folder.join("certs/site.key"), &held.key).unwrap();
-    // Nobody answers where the authority looks.
-    let pebble = pebble(&folder, &authority, free_port(), 3600);
-    let proxy = setup(&origin, pebble.port, free_port()).start_in(folder);
-    let line = proxy.wait_for_log("certificate not issued");
-    assert!(line.contains("localhost") && line.contains("wait=120s"), "{line}");
-    let kept = std::fs::read_to_string(proxy.folder.join("certs/site.crt")).unwrap();
-    assert_eq!(kept, held.cert);
-    assert_eq!((orders(&proxy, "issued"), orders(&proxy, "failed")), (0.0, 1.0));
+    for challenge in ["http-01", "tls-alpn-01"] {
+        let mut stage = Stage::new(HOUR);
+        let held = stage.hold(&["old.test"]);
+        let pebble = stage.pebble();
+        // Nobody answers where the authority looks.
+        stage.terms = Terms::living(HOUR);
+        let proxy = stage.start(&pebble, &format!("challenge = \"{challenge}\""));
+        let line = proxy.wait_for_log("certificate not issued");
+        assert!(line.contains(".test: ") && line.contains("wait=120s"), "{line}");
+        let kept = std::fs::read_to_string(proxy.folder.join("certs/site.crt")).unwrap();
+        assert_eq!(kept, held);
+        assert_eq!((orders(&proxy, "issued"), orders(&proxy, "failed")), (0.0, 1.0));
+        let status = status(&proxy);
+        // What is held is for other hosts.
+        assert_eq!((&status["state"], &status["failures"]), (&json!("missing"), &json!(1)));
+        assert!(status["error"].as_str().unwrap().contains(".test: "), "{status}");
+        assert!(status["waits_until"].is_u64(), "{status}");
+    }
+}
+
+#[test]
+fn a_certificate_is_replaced_and_the_old_one_revoked() {
+    let mut stage = Stage::new(HOUR);
+    let pebble = stage.pebble();
+    let proxy = stage.start(&pebble, "");
+    let first = wait_for_issued(&proxy);
+    let key = std::fs::read(proxy.folder.join("certs/site.key")).unwrap();
+    let old = status(&proxy)["serial"].as_str().unwrap().to_owned();
+    assert_eq!(pebble.status_of(&old)["Status"], "Valid");
+
+    let body = json!({ "reason": "keyCompromise" }).to_string();
+    assert_eq!(proxy.api_post("/api/acme/site/replace", &body).status, 202);
+    proxy.wait_for_log("certificate revoked");
+    // By then the new one is served, of a new key.
+    let second = wait_for_issued(&proxy);
+    assert_ne!(second, first);
+    assert_ne!(std::fs::read(proxy.folder.join("certs/site.key")).unwrap(), key);
+    let said = pebble.status_of(&old);
+    assert_eq!((&said["Status"], &said["Reason"]), (&json!("Revoked"), &json!(1)), "{said}");
+    let status = status(&proxy);
+    let new = status["serial"].as_str().unwrap();
+    assert_eq!(pebble.status_of(new)["Status"], "Valid");
+    assert_eq!(status["replacing"], Value::Null);
+    let revocation = &status["revocation"];
+    assert_eq!(
+        (&revocation["serial"], &revocation["reason"]),
+        (&json!(old), &json!("keyCompromise"))
+    );
+    assert!(revocation["revoked"].is_u64(), "{revocation}");
+    let revoked = "headwater_acme_revocations_total{result=\"revoked\"}";
+    assert_eq!((proxy.metric(revoked), orders(&proxy, "issued")), (1.0, 2.0));
+    // Nothing of it is left to be done by the next process.
+    let left = std::fs::read_dir(proxy.folder.join("certs")).unwrap();
+    assert!(left.flatten().all(|entry| !entry.file_name().to_string_lossy().ends_with("revoke")));
+}
+
+#[test]
+fn a_replacement_that_fails_revokes_nothing() {
+    let mut stage = Stage::new(HOUR);
+    let pebble = stage.pebble();
+    stage.hold(&HOSTS);
+    stage.terms = Terms::living(HOUR);
+    let proxy = stage.start(&pebble, "");
+    let before = shown(&proxy, HOSTS[0]);
+    assert_eq!(proxy.api_post("/api/acme/site/replace", "").status, 202);
+    proxy.wait_for_log("certificate not issued");
+    assert_eq!(shown(&proxy, HOSTS[0]), before);
+    let status = status(&proxy);
+    // It is still wanted, and waits.
+    assert_eq!((&status["replacing"], &status["state"]), (&json!("superseded"), &json!("held")));
+    assert_eq!(status["revocation"], Value::Null);
+    assert!(status["waits_until"].is_u64(), "{status}");
+}
+
+#[test]
+fn an_authority_says_when_to_renew() {
+    let mut stage = Stage::new(HOUR);
+    let pebble = stage.pebble();
+    let informing = Informing::start(&pebble);
+    let folder = Folder::new();
+    stage.authority.write(&folder, "front", &["127.0.0.1"]);
+    let front = Setup::of(&[&informing.origin])
+        .listener("tls.certificates = [{ cert = \"front.crt\", key = \"front.key\" }]")
+        .start_in(folder);
+    let setup = stage.setup(&format!("https://{}/dir", front.address()), "");
+    let proxy = setup.start_in(stage.take_folder());
+    let first = wait_for_issued(&proxy);
+    let asked = eventually("a look at the renewal", || informing.asked().pop());
+    let serial = status(&proxy)["serial"].clone();
+    // What it says is too late for a life of an hour.
+    eventually("the plan", || status(&proxy)["explanation"].is_string().then_some(()));
+    assert_eq!(status(&proxy)["renewal_by"], "life");
+
+    informing.say(&asked, ["2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z"]);
+    // It is asked again in six hours; a reload of the table asks at once.
+    proxy.reload(&setup.text("# again\n"));
+    assert_eq!(informing.asked().len(), 1, "nothing has changed for these certificates");
+    let file = proxy.folder.join("headwater.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("ops@example.com", "edge@example.com")).unwrap();
+    assert_eq!(proxy.api_post("/api/reload", "").status, 200);
+    eventually("the next certificate", || (shown(&proxy, HOSTS[0]) != first).then_some(()));
+    assert_eq!(informing.replaced(), [asked.as_str()]);
+    eventually("a look at the new one", || informing.asked().pop().filter(|last| *last != asked));
+    assert_ne!(status(&proxy)["serial"], serial);
+    assert_eq!(orders(&proxy, "failed"), 0.0);
 }

@@ -14,6 +14,7 @@ pub(super) fn describe(acme: &Acme) -> Value {
         "directory": &*acme.directory,
         "ca": acme.ca.as_ref().map(|file| file.path.display().to_string()),
         "contact": acme.contact.iter().map(|it| &**it).collect::<Vec<_>>(),
+        "challenge": acme.challenge.as_str(),
         "folder": acme.folder.display().to_string(),
         "certificates": certificates,
     })

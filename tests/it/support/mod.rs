@@ -13,6 +13,7 @@ pub mod h2;
 pub mod h2_origin;
 pub mod message;
 pub mod origin;
+pub mod pebble;
 pub mod proxy;
 
 use std::time::{Duration, Instant};
