@@ -38,6 +38,7 @@ pub mod challenges;
 pub mod compress;
 pub mod files;
 pub mod front;
+pub mod front_lists;
 pub mod outgoing;
 pub mod route;
 pub mod tls;

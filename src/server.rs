@@ -22,6 +22,7 @@ use crate::compile::{self, Compiled};
 use crate::config::diagnostics::{self, Sources};
 use crate::config::model::{Config, Process};
 use crate::files::Reader;
+use crate::front_lists::FrontLists;
 use crate::logging::ProgramLog;
 use crate::proxy::{LogWriter, Sink};
 use crate::purge::Purges;
@@ -29,7 +30,7 @@ use crate::reload::{self, Reloader, Trigger};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
-use crate::{acme, discovery, expiry, health, metrics, outgoing, purge};
+use crate::{acme, discovery, expiry, front_lists, health, metrics, outgoing, purge};
 
 /// Threads for file work, for the whole process.
 const FILE_THREADS: usize = 8;
@@ -39,6 +40,8 @@ const FILE_JOBS_QUEUED: usize = 256;
 const COMMANDS_QUEUED: usize = 16;
 /// How long names of endpoints may take to be resolved at the start.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long lists of fronts' addresses may take to be fetched at the start.
+const FETCH_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether the cache is to be swept.
 const SWEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stop waits for purges of the caches in front of us, once nothing else is open.
@@ -193,6 +196,11 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
     };
     let Opened { signals, admin, bindings, change, access_log } = opened;
     discovery::resolve_all(&snapshot, RESOLVE_PATIENCE).await;
+    let mut lists = match FrontLists::new() {
+        Ok(lists) => lists,
+        Err(error) => return start_failed(&format!("no list can be fetched: {error}")),
+    };
+    lists.first(&snapshot, FETCH_PATIENCE).await;
 
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
     let shutdown = Shutdown::default();
@@ -252,6 +260,7 @@ async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit
         Err(error) => tracing::error!(%error, "the caches in front are not purged"),
     }
     tasks.spawn("acme", acme::run(published.clone(), certificates, shutdown.stop()));
+    tasks.spawn("front lists", front_lists::run(lists, published.clone(), shutdown.stop()));
     tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
     tasks.spawn("reload", async move {

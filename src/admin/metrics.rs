@@ -17,7 +17,7 @@ use super::reply::Refusal;
 use crate::config::model::Front;
 use crate::metrics::Exposition;
 use crate::purge::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Fetch, Snapshot};
 use crate::tls::CertificateName;
 
 /// The label of requests that match no route.
@@ -159,9 +159,17 @@ impl Scrape {
                 .series(&[label], trusted.listed().len() as f64);
             out.gauge(
                 "headwater_trusted_ranges_problem",
-                "1 if the file of the front's networks cannot be used, and others are.",
+                "1 if the list of the front's networks cannot be used, and others are.",
             )
-            .series(&[label], f64::from(u8::from(trusted.trouble.is_some())));
+            .series(&[label], f64::from(u8::from(trusted.trouble().is_some())));
+            let url = spec.trusted_from.as_ref().and_then(|from| from.url());
+            for result in url.map_or(&[][..], |_| &Fetch::ALL) {
+                out.counter(
+                    "headwater_trusted_ranges_fetches_total",
+                    "Attempts to fetch the list of the front's networks, by their end.",
+                )
+                .series(&[label, ("result", result.as_str())], trusted.fetches(*result) as f64);
+            }
             if let Some(age) = trusted.age(spec, now) {
                 out.gauge(
                     "headwater_trusted_ranges_age_seconds",

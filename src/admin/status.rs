@@ -8,12 +8,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Context;
 use super::reloads::Reload;
+use crate::config::model::{Front, RangesSource};
 use crate::metrics::{Counter, Gauge};
 use crate::snapshot::Snapshot;
 use crate::snapshot::stats::ListenerStats;
 
 pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
-    let bound = context.addresses.load();
+    let (bound, now) = (context.addresses.load(), SystemTime::now());
     let listeners = snapshot.config.listeners.iter().map(|listener| {
         let compiled = snapshot.listeners.get(&listener.name);
         let tls = compiled.and_then(|compiled| compiled.tls.as_ref());
@@ -26,6 +27,18 @@ pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
         if let Some(tls) = tls {
             described["certificates"] = json!(tls.certificates.certificates().len());
             described["certificate_problems"] = json!(texts(&tls.problems));
+        }
+        if let Some(compiled) =
+            compiled.filter(|_| listener.front != Front::None || listener.trusted_from.is_some())
+        {
+            let trusted = &compiled.trusted;
+            described["front"] = json!({
+                "name": listener.front.as_str(),
+                "from": listener.trusted_from.as_ref().map(RangesSource::shown),
+                "networks": trusted.listed().len(),
+                "age_seconds": trusted.age(listener, now).map(|age| age.as_secs()),
+                "problem": trusted.trouble(),
+            });
         }
         described
     });

@@ -1,20 +1,31 @@
 //! Whom a listener is behind: `front`, whom it believes, and whom it serves.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use http::HeaderName;
 use ipnet::IpNet;
 
 use super::address;
 use super::diagnostics::{Invalid, shown};
-use super::model::{ClientIpHeader, FileContent, Front, RangesFile, SpanOf};
+use super::model::{
+    ClientIpHeader, FileContent, Front, RangesFile, RangesSource, RangesUrl, SpanOf,
+};
+use super::purge::safe_url;
 use super::reader::Table;
 use super::value::Value;
+
+/// How often a list is fetched anew.
+const REFRESH: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+const REFRESH_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the keys say.
 pub(super) struct FrontKeys {
     pub(super) front: Front,
     pub(super) span: SpanOf,
     pub(super) trusted: Vec<IpNet>,
-    pub(super) trusted_from: Option<RangesFile>,
+    pub(super) trusted_from: Option<RangesSource>,
     pub(super) client_ip_header: Option<ClientIpHeader>,
     pub(super) required: Option<Vec<IpNet>>,
     /// Not the same as a list: it may be built in or come from a file.
@@ -24,7 +35,8 @@ pub(super) struct FrontKeys {
 pub(super) fn read(table: &Table<'_>) -> FrontKeys {
     let front = table.read("front", |value| value.one_of(&Front::NAMES)).unwrap_or(Front::None);
     let trusted = table.read("trusted", networks).unwrap_or_default();
-    let trusted_from = table.read("trusted_from", ranges_file);
+    let trusted_from = table.read("trusted_from", ranges_source);
+    let trusted_from = refreshed(table, trusted_from);
     let is_named = table.value("trusted").is_some() || table.value("trusted_from").is_some();
     let trusts_somebody = !trusted.is_empty() || trusted_from.is_some() || front.has_addresses();
     if let Some(value) = table.value("front")
@@ -81,28 +93,45 @@ fn addresses_help(front: Front) -> &'static str {
     match front {
         Front::Alb => "name the subnets of the load balancer: trusted = [\"10.0.0.0/16\"]",
         _ => {
-            "write the address list of the CDN into a file, one network a line: \
-             trusted_from = \"cloudfront.txt\""
+            "name the address list of the CDN: \
+             trusted_from = \"https://ip-ranges.amazonaws.com/ip-ranges.json\", or a file"
         }
     }
 }
 
-fn ranges_file(value: &Value<'_>) -> Option<RangesFile> {
+fn ranges_source(value: &Value<'_>) -> Option<RangesSource> {
     const EXAMPLE: &str = "\"ranges.txt\"";
     let text = value.string(EXAMPLE)?;
     if text.contains("://") {
-        value.invalid(
-            Invalid::new("it is a URL, and only files are read")
-                .help("fetch it into a file by a timer; the file is read again when it changes"),
-        );
-        return None;
+        let url = value.parse("a URL", "\"https://www.cloudflare.com/ips-v4\"", |text| {
+            safe_url(text, "anybody on the way could have himself believed")
+        });
+        let (refresh, span) = (REFRESH_DEFAULT, SpanOf(value.span));
+        return url.map(|url| RangesSource::Url(RangesUrl { url, refresh, span }));
     }
     let path = value.file_path(EXAMPLE)?;
     let read = value.context.files.borrow_mut().read(&path);
     let content = read
         .map(|bytes| FileContent { path: path.clone(), bytes })
         .map_err(|why| format!("cannot read {}: {why}", shown(&path)));
-    Some(RangesFile { path, content, span: SpanOf(value.span) })
+    Some(RangesSource::File(RangesFile { path, content, span: SpanOf(value.span) }))
+}
+
+/// With the interval of the key beside it.
+fn refreshed(table: &Table<'_>, source: Option<RangesSource>) -> Option<RangesSource> {
+    let refresh = table.read("trusted_refresh", |value| {
+        if table.value("trusted_from").is_none() || matches!(source, Some(RangesSource::File(_))) {
+            let warning = value.warning("it has no effect without a URL in `trusted_from`");
+            value.context.push(warning.help("a file is read again whenever it changes"));
+        }
+        value.duration(&REFRESH)
+    });
+    match (source, refresh) {
+        (Some(RangesSource::Url(url)), Some(refresh)) => {
+            Some(RangesSource::Url(RangesUrl { refresh, ..url }))
+        }
+        (source, _) => source,
+    }
 }
 
 fn default_header(front: Front) -> Option<ClientIpHeader> {
@@ -176,7 +205,25 @@ mod tests {
             assert!(!shown.contains("nothing says"), "{shown}");
         }
         assert!(said("front = \"cloudfare\"").contains("is not a value of this key"));
-        assert!(said("trusted_from = \"https://a.test/x\"").contains("only files are read"));
+    }
+
+    #[test]
+    fn a_list_may_be_fetched_as_long_as_nobody_can_change_it_on_its_way() {
+        let refresh = |lines: &str| {
+            let from = listener(&format!("front = \"cloudfront\"\n{lines}")).trusted_from.unwrap();
+            from.url().map(|url| (url.url.to_string(), url.refresh.as_secs()))
+        };
+        let url = "https://a.test/x/";
+        assert_eq!(refresh(&format!("trusted_from = \"{url}\"")), Some((url.into(), 86_400)));
+        let local = "trusted_from = \"http://127.0.0.1:1/x\"\ntrusted_refresh = \"5m\"";
+        assert_eq!(refresh(local), Some(("http://127.0.0.1:1/x".into(), 300)));
+        let shown = said("trusted_from = \"http://a.test/x\"");
+        assert!(shown.contains("anybody on the way could have himself believed"), "{shown}");
+        assert!(said("trusted_from = \"ftp://a.test/x\"").contains("not an http or https URL"));
+        let early = format!("trusted_from = \"{url}\"\ntrusted_refresh = \"10ms\"");
+        assert!(said(&early).contains("1s"), "{}", said(&early));
+        let shown = said("front = \"gclb\"\ntrusted_refresh = \"1h\"");
+        assert!(shown.contains("no effect without a URL"), "{shown}");
     }
 
     #[test]

@@ -56,6 +56,12 @@ fn zone(text: &str) -> Result<Arc<str>, Invalid> {
 /// A URL to which paths are added; a secret is sent to it, so it is https unless it stays on this
 /// machine.
 pub(super) fn base_url(text: &str) -> Result<Arc<str>, Invalid> {
+    let text = text.trim_end_matches('/');
+    safe_url(text, "everybody on the way would see what is sent")
+}
+
+/// A URL that is https, or stays on this machine.
+pub(super) fn safe_url(text: &str, danger: &str) -> Result<Arc<str>, Invalid> {
     let example = "write \"https://host/path\"";
     let uri: Uri = text
         .parse()
@@ -66,9 +72,9 @@ pub(super) fn base_url(text: &str) -> Result<Arc<str>, Invalid> {
         _ if host.is_empty() => {
             Err(Invalid::new(format!("{text:?} is not an absolute URL")).help(example))
         }
-        Some("https") => Ok(text.trim_end_matches('/').into()),
-        Some("http") if is_local => Ok(text.trim_end_matches('/').into()),
-        Some("http") => Err(Invalid::new("over http everybody on the way would see what is sent")
+        Some("https") => Ok(text.into()),
+        Some("http") if is_local => Ok(text.into()),
+        Some("http") => Err(Invalid::new(format!("over http {danger}"))
             .help("write https://; http is for this machine alone")),
         _ => Err(Invalid::new(format!("{text:?} is not an http or https URL")).help(example)),
     }

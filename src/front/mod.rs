@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod cache;
+mod documents;
 mod fields;
 pub mod ranges;
 

@@ -1,4 +1,4 @@
-//! Lists of addresses: the embedded ones, and those of files.
+//! Lists of addresses: the embedded ones, and those that come from elsewhere.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
+use super::documents;
+use crate::cidr::CidrSet;
 use crate::config::model::Front;
 
 /// Cloudflare's published ranges.
@@ -19,14 +21,22 @@ const GCLB: [&str; 2] = ["130.211.0.0/22", "35.191.0.0/16"];
 const PREFIX_V4_MIN: u8 = 8;
 const PREFIX_V6_MIN: u8 = 16;
 
+/// Networks of a list. The longest known, that of CloudFront, has some hundreds.
+const NETWORKS_MAX: usize = 10_000;
+
 /// Why a list is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unusable {
     NotText,
     Empty,
-    /// What stands there instead of a network, and in which line.
-    NotNetwork(usize, String),
-    TooWide(usize, IpNet),
+    /// What stands there instead of a network, and in which line of a text.
+    NotNetwork(Option<usize>, String),
+    TooWide(Option<usize>, IpNet),
+    /// JSON that is not a list of this front; why, in words.
+    NotDocument(String),
+    TooMany,
+    /// So many networks of the list that it is to replace, of all of them, are not in it.
+    Shrunk(usize, usize),
 }
 
 impl fmt::Display for Unusable {
@@ -34,41 +44,89 @@ impl fmt::Display for Unusable {
         match self {
             Self::NotText => f.write_str("it is not text"),
             Self::Empty => f.write_str("it holds no network"),
-            Self::NotNetwork(line, word) => write!(f, "line {line}: {word:?} is not a network"),
-            Self::TooWide(line, network) => write!(
-                f,
-                "line {line}: {network} is too wide to be a front's \
-                 (at least /{PREFIX_V4_MIN}, for IPv6 /{PREFIX_V6_MIN})"
-            ),
+            Self::NotNetwork(line, word) => {
+                place(*line, f)?;
+                write!(f, "{word:?} is not a network")
+            }
+            Self::TooWide(line, network) => {
+                place(*line, f)?;
+                write!(
+                    f,
+                    "{network} is too wide to be a front's \
+                     (at least /{PREFIX_V4_MIN}, for IPv6 /{PREFIX_V6_MIN})"
+                )
+            }
+            Self::NotDocument(why) => f.write_str(why),
+            Self::TooMany => write!(f, "it holds more than {NETWORKS_MAX} networks"),
+            Self::Shrunk(missing, of) => {
+                write!(f, "{missing} of the {of} networks that are believed now are not in it")
+            }
         }
     }
 }
 
-/// The networks of a list: one or more in a line, `#` begins a comment. All of them or none: a list
-/// that is wrong in one place may be wrong in others.
-pub fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, Unusable> {
+fn place(line: Option<usize>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    line.map_or(Ok(()), |line| write!(f, "line {line}: "))
+}
+
+/// The networks of a list: JSON as the front publishes it, or text with one or more in a line, in
+/// which `#` begins a comment. All of them or none: a list that is wrong in one place may be wrong in
+/// others.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(bytes: &[u8], front: Front) -> Result<Vec<IpNet>, Unusable> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Unusable::NotText)?;
+    let networks = if text.trim_start().starts_with('{') {
+        let words = documents::words(text, front)?;
+        all_of(words.iter().map(|word| (None, word.as_str())))?
+    } else {
+        all_of(text.lines().enumerate().flat_map(|(index, line)| {
+            let line = line.split('#').next().unwrap_or_default();
+            let words = line.split(|c: char| c.is_whitespace() || c == ',');
+            words.filter(|word| !word.is_empty()).map(move |word| (Some(index + 1), word))
+        }))?
+    };
+    if networks.is_empty() { Err(Unusable::Empty) } else { Ok(networks) }
+}
+
+/// The networks that are written so, each with its line.
+fn all_of<'a>(
+    words: impl Iterator<Item = (Option<usize>, &'a str)>,
+) -> Result<Vec<IpNet>, Unusable> {
     /// Of a word that is quoted, in characters.
     const SHOWN_MAX: usize = 60;
-    let text = std::str::from_utf8(bytes).map_err(|_| Unusable::NotText)?;
     let mut networks = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default();
-        let words = line.split(|c: char| c.is_whitespace() || c == ',');
-        for word in words.filter(|word| !word.is_empty()) {
-            let network = network(word).ok_or_else(|| {
-                Unusable::NotNetwork(index + 1, word.chars().take(SHOWN_MAX).collect())
-            })?;
-            let prefix_min = match network {
-                IpNet::V4(_) => PREFIX_V4_MIN,
-                IpNet::V6(_) => PREFIX_V6_MIN,
-            };
-            if network.prefix_len() < prefix_min {
-                return Err(Unusable::TooWide(index + 1, network));
-            }
-            networks.push(network);
+    for (line, word) in words {
+        let network = network(word)
+            .ok_or_else(|| Unusable::NotNetwork(line, word.chars().take(SHOWN_MAX).collect()))?;
+        let prefix_min = match network {
+            IpNet::V4(_) => PREFIX_V4_MIN,
+            IpNet::V6(_) => PREFIX_V6_MIN,
+        };
+        if network.prefix_len() < prefix_min {
+            return Err(Unusable::TooWide(line, network));
         }
+        if networks.len() == NETWORKS_MAX {
+            return Err(Unusable::TooMany);
+        }
+        networks.push(network);
     }
-    if networks.is_empty() { Err(Unusable::Empty) } else { Ok(networks) }
+    Ok(networks)
+}
+
+/// Whether a list may replace another without somebody having looked: it holds at least half of the
+/// networks, be they cut otherwise.
+///
+/// # Errors
+/// [`Unusable::Shrunk`].
+pub fn replaces(new: &[IpNet], old: &[IpNet]) -> Result<(), Unusable> {
+    let set: CidrSet = new.iter().copied().collect();
+    // Both ends: a network that has been split up is still there.
+    let is_in =
+        |network: &&IpNet| set.contains(network.network()) && set.contains(network.broadcast());
+    let missing = old.len() - old.iter().filter(is_in).count();
+    if missing * 2 > old.len() { Err(Unusable::Shrunk(missing, old.len())) } else { Ok(()) }
 }
 
 fn network(word: &str) -> Option<IpNet> {
@@ -79,7 +137,7 @@ fn network(word: &str) -> Option<IpNet> {
 /// The addresses of a front that are built in; empty where there are none.
 pub fn built_in(front: Front) -> Vec<IpNet> {
     match front {
-        Front::Cloudflare => parse(CLOUDFLARE.as_bytes()).unwrap_or_default(),
+        Front::Cloudflare => parse(CLOUDFLARE.as_bytes(), front).unwrap_or_default(),
         Front::Gclb => GCLB.iter().filter_map(|text| network(text)).collect(),
         Front::None | Front::CloudFront | Front::Alb => Vec::new(),
     }
@@ -108,7 +166,8 @@ mod tests {
     #[test]
     fn a_list_is_networks_and_addresses_with_comments() {
         let list = b"# of ours\n10.0.0.0/8, 192.0.2.7\r\n\n2001:db8::/32 # theirs\n10.1.2.3/16\n";
-        let networks: Vec<_> = parse(list).unwrap().iter().map(ToString::to_string).collect();
+        let networks: Vec<_> =
+            parse(list, Front::None).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "10.1.0.0/16"]);
     }
 
@@ -123,9 +182,26 @@ mod tests {
             ("10.0.0.0/8\n::/0", "line 2: ::/0 is too wide"),
             ("128.0.0.0/1", "too wide"),
         ] {
-            let shown = parse(list.as_bytes()).unwrap_err().to_string();
+            let shown = parse(list.as_bytes(), Front::None).unwrap_err().to_string();
             assert!(shown.contains(why), "{list}: {shown}");
         }
-        assert_eq!(parse(b"\xff\xfe"), Err(Unusable::NotText));
+        assert_eq!(parse(b"\xff\xfe", Front::None), Err(Unusable::NotText));
+    }
+
+    #[test]
+    fn a_list_may_grow_and_be_cut_otherwise_but_not_lose_most_of_another() {
+        let list = |words: &[&str]| -> Vec<IpNet> {
+            words.iter().map(|word| network(word).unwrap()).collect()
+        };
+        let old = list(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32"]);
+        assert_eq!(replaces(&old, &[]), Ok(()));
+        assert_eq!(replaces(&old[..2], &old), Ok(()));
+        assert_eq!(replaces(&old[..1], &old), Err(Unusable::Shrunk(2, 3)));
+        let cut = list(&["192.0.2.0/25", "192.0.2.128/25", "198.51.100.0/23", "2001:db8::/33"]);
+        assert_eq!(replaces(&cut, &old), Ok(()));
+        assert_eq!(replaces(&list(&["203.0.113.0/24"]), &old), Err(Unusable::Shrunk(3, 3)));
+        let many: String =
+            (0..=NETWORKS_MAX).map(|n| format!("10.{}.{}.1\n", n / 250, n % 250)).collect();
+        assert_eq!(parse(many.as_bytes(), Front::None), Err(Unusable::TooMany));
     }
 }

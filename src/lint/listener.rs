@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::site::Site;
-use super::table::{IDLE, RANGES_AGE, RANGES_FILE, REDIRECT_LOOP};
+use super::table::{IDLE, RANGES_AGE, RANGES_SOURCE, REDIRECT_LOOP};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::model::{self, BindAddress, Front, Section};
+use crate::config::model::{self, BindAddress, Front, RangesSource, Section};
 use crate::front::ranges;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,7 +17,7 @@ pub(super) fn lints(site: &Site<'_>, spec: &model::Listener) -> Vec<Diagnostic> 
     let all = [
         idle(site, spec),
         redirect_loop(site, spec),
-        ranges_file(site, spec),
+        ranges_source(site, spec),
         ranges_age(site, spec),
     ];
     all.into_iter().flatten().collect()
@@ -87,11 +87,15 @@ fn believes(site: &Site<'_>, spec: &model::Listener) -> bool {
     trusted.zip(some).is_some_and(|(trusted, address)| trusted.contains(address))
 }
 
-fn ranges_file(site: &Site<'_>, spec: &model::Listener) -> Option<Diagnostic> {
-    let trouble = site.compiled(spec)?.trusted.trouble.as_ref()?;
+fn ranges_source(site: &Site<'_>, spec: &model::Listener) -> Option<Diagnostic> {
+    let trouble = site.compiled(spec)?.trusted.trouble()?;
     let message = format!("listener.{}: {trouble}", spec.name);
     let place = site.place(Section::Listener, &spec.name, "trusted_from");
-    Some(RANGES_FILE.at(place, message, "write one network a line; # begins a comment"))
+    let help = match spec.trusted_from {
+        Some(RangesSource::Url(_)) => "name another list, or the networks in `trusted`",
+        _ => "write one network a line; # begins a comment",
+    };
+    Some(RANGES_SOURCE.at(place, message, help))
 }
 
 fn ranges_age(site: &Site<'_>, spec: &model::Listener) -> Option<Diagnostic> {
@@ -109,12 +113,12 @@ fn ranges_age(site: &Site<'_>, spec: &model::Listener) -> Option<Diagnostic> {
         spec.name,
         age.as_secs() / DAY.as_secs()
     );
-    let help = match spec.front {
-        Front::Cloudflare => {
-            "fetch https://www.cloudflare.com/ips-v4 and ips-v6 into one file by a timer, and name \
-             it: trusted_from = \"cloudflare.txt\""
+    let help = match (&spec.trusted_from, spec.front) {
+        (Some(RangesSource::Url(_)), _) => "see in the log why it cannot be fetched",
+        (_, Front::Cloudflare) => {
+            "have the list fetched: trusted_from = \"https://api.cloudflare.com/client/v4/ips\""
         }
-        _ => "have a timer fetch the list anew into the file of `trusted_from`",
+        _ => "have it fetched, trusted_from = \"https://…\", or write the file anew by a timer",
     };
     let key = if spec.trusted_from.is_some() { "trusted_from" } else { "front" };
     Some(RANGES_AGE.at(site.place(Section::Listener, &spec.name, key), message, help))
@@ -208,7 +212,7 @@ mod tests {
     fn a_list_that_cannot_be_used_is_named() {
         let named = listener("front = \"cloudflare\"\ntrusted_from = \"list.txt\"");
         let found = said_in(&named, &[("list.txt", "<html>")], Duration::ZERO);
-        assert_eq!(found, [("ranges-file", "\"list.txt\"".to_owned())]);
+        assert_eq!(found, [("ranges-source", "\"list.txt\"".to_owned())]);
         assert_eq!(said_in(&named, &[("list.txt", "192.0.2.0/24")], Duration::ZERO), []);
     }
 }

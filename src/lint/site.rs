@@ -52,7 +52,7 @@ impl<'a> Site<'a> {
         }
         let theirs = ranges::built_in(Front::Cloudflare);
         let is_theirs = |network: &&ipnet::IpNet| theirs.contains(network);
-        spec.trusted.iter().chain(listed).filter(is_theirs).count() >= NETWORKS_MIN
+        spec.trusted.iter().chain(&listed).filter(is_theirs).count() >= NETWORKS_MIN
     }
 
     /// The listeners on which a route may match.

@@ -62,13 +62,13 @@ pub(super) const RANGES_AGE: Lint = Lint {
     name: "ranges-age",
     why: "the list of the front's addresses is older than 90 days: a new one would not be \
           believed, and its visitors would count as one client",
-    fix: "a timer that fetches the list into the file of `trusted_from`",
+    fix: "the URL of the list in `trusted_from`, or a timer that writes the file anew",
 };
 
-pub(super) const RANGES_FILE: Lint = Lint {
-    name: "ranges-file",
-    why: "the file of `trusted_from` cannot be used; the list from before, or a built-in one, is",
-    fix: "one network a line; `#` begins a comment",
+pub(super) const RANGES_SOURCE: Lint = Lint {
+    name: "ranges-source",
+    why: "what `trusted_from` names cannot be used; the list from before, or a built-in one, is",
+    fix: "one network a line, in which `#` begins a comment, or the JSON of the front",
 };
 
 pub(super) const REDIRECT_LOOP: Lint = Lint {
@@ -115,7 +115,7 @@ pub const LINTS: [&Lint; 12] = [
     &DEADLINE,
     &IDLE,
     &RANGES_AGE,
-    &RANGES_FILE,
+    &RANGES_SOURCE,
     &REDIRECT_LOOP,
     &SET_COOKIE,
     &STALE_OFF,

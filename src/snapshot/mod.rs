@@ -34,6 +34,7 @@ pub use listener::Listener;
 pub use pages::{ErrorPages, Page};
 pub use route::{Action, Destination, Mirror, Route};
 use stats::RouteStats;
+pub use trusted::{Fetch, Fetched};
 pub use via::Via;
 
 use crate::balance::Manual;

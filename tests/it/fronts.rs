@@ -225,7 +225,11 @@ fn check_says_when_nobody_can_be_believed() {
     let listener = "[listener.web]\nbind = \"127.0.0.1:0\"\n";
     for (lines, code, text) in [
         ("front = \"alb\"", 2, "3:9: error: `listener.web.front`: nothing says which peers are"),
-        ("front = \"cloudfront\"", 2, "trusted_from = \"cloudfront.txt\""),
+        (
+            "front = \"cloudfront\"",
+            2,
+            "trusted_from = \"https://ip-ranges.amazonaws.com/ip-ranges.json\"",
+        ),
         ("front_required = true", 2, "every connection would be closed"),
         ("front = \"cloudflare\"\ntrusted_from = \"none.txt\"", 0, "the built-in list is used"),
         ("front = \"alb\"\ntrusted_from = \"none.txt\"", 2, "it does not exist"),

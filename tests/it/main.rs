@@ -34,6 +34,7 @@ mod files;
 mod freshness;
 mod front_answers;
 mod front_caches;
+mod front_lists;
 mod front_purges;
 mod fronts;
 mod grpc;

@@ -19,8 +19,8 @@ use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
     CertificateFiles, ClientAuth, ClientAuthMode, ClientIpHeader, Config, ErrorPage, FileContent,
     HashOn, HeaderEdits, HedgeAfter, HostPattern, Listener, LogFormat, Name, PathPattern, Pool,
-    PoolSource, Protocol, Protocols, ProxyProtocol, Retry, Rewrite, Route, StatusSet, Template,
-    TemplatePart, TlsVersion, UpstreamTls, Variable,
+    PoolSource, Protocol, Protocols, ProxyProtocol, RangesSource, Retry, Rewrite, Route, StatusSet,
+    Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
@@ -124,7 +124,12 @@ fn listener(listener: &Listener) -> Value {
         "protocols": protocols.map(|(name, _)| name).collect::<Vec<_>>(),
         "trusted": listener.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "front": listener.front.as_str(),
-        "trusted_from": listener.trusted_from.as_ref().map(|from| from.path.display().to_string()),
+        "trusted_from": listener.trusted_from.as_ref().map(RangesSource::shown),
+        "trusted_refresh": listener
+            .trusted_from
+            .as_ref()
+            .and_then(|from| from.url())
+            .map(|url| show_duration(url.refresh)),
         "front_required": listener.front_required.is_some(),
         "front_exempt": listener.front_required.iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
         "client_ip_header": listener.client_ip_header.as_ref().map(|header| match header {

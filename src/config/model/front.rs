@@ -1,6 +1,7 @@
 //! Whom a listener is behind.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FileContent, SpanOf};
@@ -76,6 +77,40 @@ impl Front {
             Self::Cloudflare => 930,
             Self::CloudFront => 125,
             Self::Gclb => 620,
+        }
+    }
+}
+
+/// Where the addresses of a front come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RangesSource {
+    File(RangesFile),
+    Url(RangesUrl),
+}
+
+/// A list that is fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RangesUrl {
+    /// https, or http to this machine.
+    pub url: Arc<str>,
+    /// How often it is fetched anew.
+    pub refresh: Duration,
+    pub span: SpanOf,
+}
+
+impl RangesSource {
+    pub fn url(&self) -> Option<&RangesUrl> {
+        match self {
+            Self::Url(url) => Some(url),
+            Self::File(_) => None,
+        }
+    }
+
+    /// The path or the URL.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File(file) => file.path.display().to_string(),
+            Self::Url(url) => url.url.to_string(),
         }
     }
 }

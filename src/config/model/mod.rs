@@ -217,7 +217,7 @@ pub struct Listener {
     /// Peers whose forwarding headers are believed, beside those of the front.
     pub trusted: Vec<IpNet>,
     /// More of them; instead of those that are built in.
-    pub trusted_from: Option<RangesFile>,
+    pub trusted_from: Option<RangesSource>,
     /// Peers that are served although they are not trusted; `None`: everybody is.
     pub front_required: Option<Vec<IpNet>>,
     pub client_ip_header: Option<ClientIpHeader>,
