@@ -21,6 +21,7 @@
 
 mod acme;
 mod address;
+mod aws;
 mod balancing;
 mod conditions;
 mod context;

@@ -1,21 +1,60 @@
-//! `[purge.cloudflare]`: caches in front of us that are cleared after ours.
+//! `[purge]`: caches in front of us that are cleared after ours.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Uri;
 
+use super::aws;
 use super::diagnostics::Invalid;
 use super::globals;
-use super::model::{CloudflarePlan, CloudflarePurge, FrontPurgeMode, Purge};
+use super::model::{
+    CloudFrontPurge, CloudFrontTags, CloudflarePlan, CloudflarePurge, FrontPurgeMode, Purge,
+};
 use super::reader::Table;
 
 const CLOUDFLARE_API: &str = "https://api.cloudflare.com/client/v4";
+const CLOUDFRONT_API: &str = "https://cloudfront.amazonaws.com";
 
 pub(super) fn read(table: Table<'_>) -> Purge {
     let cloudflare = table.read("cloudflare", |value| value.table().and_then(cloudflare));
+    let cloudfront = table.read("cloudfront", |value| value.table().and_then(cloudfront));
     table.finish();
-    Purge { cloudflare }
+    Purge { cloudflare, cloudfront }
+}
+
+fn cloudfront(table: Table<'_>) -> Option<CloudFrontPurge> {
+    const DISTRIBUTION: &str = "\"EDFDVBD6EXAMPLE\"";
+    const FILE: &str = "\"/run/secrets/aws-credentials\"";
+    let id = table.required("distribution", DISTRIBUTION);
+    let id = id.and_then(|value| value.parse("a distribution", DISTRIBUTION, distribution));
+    let profile = table.read("profile", |value| value.string("\"default\""));
+    let profile = profile.as_deref().unwrap_or("default");
+    let credentials = table.required("credentials_file", FILE).and_then(|value| {
+        let content = value.file(FILE)?;
+        aws::credentials(&content.bytes, profile).map_err(|why| value.invalid(why)).ok()
+    });
+    let api = table.read("api", |value| value.parse("a URL", CLOUDFRONT_API, base_url));
+    let tags = table.read("tags", |value| value.one_of(&TAGS));
+    table.finish();
+    Some(CloudFrontPurge {
+        distribution: id?,
+        credentials: credentials?,
+        api: api.unwrap_or_else(|| CLOUDFRONT_API.into()),
+        tags: tags.unwrap_or(CloudFrontTags::Tags),
+    })
+}
+
+pub(super) const TAGS: [(&str, CloudFrontTags); 2] =
+    [("tags", CloudFrontTags::Tags), ("all", CloudFrontTags::All)];
+
+/// It becomes a part of a path.
+fn distribution(text: &str) -> Result<Arc<str>, Invalid> {
+    if (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(text.into());
+    }
+    Err(Invalid::new(format!("{text:?} is not the id of a distribution"))
+        .help("write its id, such as EDFDVBD6EXAMPLE, not its domain name"))
 }
 
 fn cloudflare(table: Table<'_>) -> Option<CloudflarePurge> {
@@ -86,6 +125,45 @@ mod tests {
     use super::*;
 
     const REST: &str = "[listener.web]\nbind = \"127.0.0.1:0\"\n[[route]]\nrespond = {}\n";
+
+    #[test]
+    fn a_distribution_has_credentials_of_a_profile() {
+        let folder = Folder::new();
+        let keys = "aws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = s3cret\n";
+        folder.write("aws", &format!("[default]\n{keys}[other]\n{keys}aws_session_token=t0ken\n"));
+        let load = |lines: &str| {
+            folder.write("c.toml", &format!("[purge.cloudfront]\n{lines}\n{REST}"));
+            let loaded = folder.load("c.toml");
+            (folder.shown(&loaded), loaded.draft.purge.cloudfront)
+        };
+        let enough = "distribution = \"EDFD\"\ncredentials_file = \"aws\"";
+        let (shown, front) = load(enough);
+        assert_eq!(shown, "");
+        let front = front.unwrap();
+        assert_eq!((&*front.api, front.tags), (CLOUDFRONT_API, CloudFrontTags::Tags));
+        assert_eq!(&*front.credentials.access_key_id, "AKIDEXAMPLE");
+        assert!(front.credentials.session_token.is_none());
+        assert!(!format!("{front:?}").contains("s3cret"));
+        let (shown, front) = load(&format!("{enough}\nprofile = \"other\"\ntags = \"all\""));
+        assert_eq!(shown, "");
+        let front = front.unwrap();
+        assert_eq!(
+            (&*front.credentials.session_token.unwrap().0, front.tags),
+            ("t0ken", CloudFrontTags::All)
+        );
+        for (lines, message) in [
+            ("credentials_file = \"aws\"".to_owned(), "distribution"),
+            ("distribution = \"EDFD\"".to_owned(), "credentials_file"),
+            (enough.replace("EDFD", "d1.cloudfront.net"), "is not the id of a distribution"),
+            (format!("{enough}\nprofile = \"none\""), "has no profile"),
+            (format!("{enough}\ntags = \"some\""), "is not a value of this key"),
+            (format!("{enough}\napi = \"http://a.test\""), "would see what is sent"),
+        ] {
+            let (shown, _) = load(&lines);
+            assert!(shown.contains(message), "{lines}: {shown}");
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
 
     fn load(lines: &str) -> (String, Option<CloudflarePurge>) {
         let folder = Folder::new();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cloudflare::OPERATIONS_PER_CALL;
 use super::mode;
 use super::operation::{Kind, Operation};
 use crate::config::model::FrontPurgeMode;
@@ -51,7 +50,7 @@ enum Pass {
 }
 
 /// What one call purges.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Batch {
     pub(super) mode: FrontPurgeMode,
     pub(super) kind: Kind,
@@ -79,10 +78,18 @@ impl PartialEq for Job {
 impl Eq for Job {}
 
 /// In the order in which they were asked for.
-#[derive(Debug, Default)]
-pub(super) struct Jobs(Vec<Job>);
+#[derive(Debug)]
+pub(super) struct Jobs {
+    jobs: Vec<Job>,
+    /// Operations that one call may name.
+    per_call: usize,
+}
 
 impl Jobs {
+    pub(super) fn new(per_call: usize) -> Self {
+        Self { jobs: Vec::new(), per_call }
+    }
+
     pub(super) fn add(
         &mut self,
         id: u64,
@@ -95,7 +102,7 @@ impl Jobs {
         // By kind, so that few calls are enough.
         operations.sort_unstable();
         operations.dedup();
-        self.0.push(Job {
+        self.jobs.push(Job {
             id,
             operations,
             taken,
@@ -105,21 +112,29 @@ impl Jobs {
             pass: Pass::First,
             sent: 0,
             is_alone: false,
-            width: OPERATIONS_PER_CALL,
+            width: self.per_call,
             refusals: 0,
         });
     }
 
-    /// The next call, if there is anything to call for.
-    pub(super) fn batch(&self, configured: FrontPurgeMode) -> Option<Batch> {
-        let mut due = self.0.iter().filter(|job| job.is_due());
+    /// The next call, if there is anything to call for and room for things of its kind.
+    pub(super) fn batch(
+        &self,
+        configured: FrontPurgeMode,
+        room: impl Fn(Kind) -> usize,
+    ) -> Option<Batch> {
+        let mut due = self.jobs.iter().filter(|job| job.is_due());
         let first = due.next()?;
         let (mode, kind) = (first.mode(configured), first.operations.get(first.sent)?.kind());
+        let max = room(kind).min(self.per_call);
+        if max == 0 {
+            return None;
+        }
         let mut batch = Batch { mode, kind, operations: Vec::new(), parts: Vec::new() };
         let mut seen = HashSet::new();
         let others = due.filter(|job| !job.is_alone && job.mode(configured) == mode);
         for job in std::iter::once(first).chain(others) {
-            let room = OPERATIONS_PER_CALL - batch.operations.len();
+            let room = max - batch.operations.len();
             let next = job.operations.iter().skip(job.sent);
             let next = next.take_while(|it| it.kind() == kind).take(room.min(job.width));
             let mut count = 0;
@@ -132,7 +147,7 @@ impl Jobs {
             if count > 0 {
                 batch.parts.push((job.id, count));
             }
-            if first.is_alone || batch.operations.len() == OPERATIONS_PER_CALL {
+            if first.is_alone || batch.operations.len() == max {
                 break;
             }
         }
@@ -141,9 +156,10 @@ impl Jobs {
 
     /// The call was a success.
     pub(super) fn succeeded(&mut self, batch: &Batch) -> Vec<Event> {
+        let per_call = self.per_call;
         for (job, count) in self.of(batch) {
             job.sent += count;
-            job.width = (job.width * 2).min(OPERATIONS_PER_CALL);
+            job.width = (job.width * 2).min(per_call);
         }
         self.advance()
     }
@@ -168,7 +184,7 @@ impl Jobs {
     }
 
     fn of(&mut self, batch: &Batch) -> impl Iterator<Item = (&mut Job, usize)> {
-        self.0.iter_mut().filter_map(|job| {
+        self.jobs.iter_mut().filter_map(|job| {
             let (_, count) = batch.parts.iter().find(|(id, _)| *id == job.id)?;
             Some((job, *count))
         })
@@ -177,8 +193,8 @@ impl Jobs {
     /// Ends the passes of which everything is sent.
     fn advance(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut left = Vec::with_capacity(self.0.len());
-        for mut job in self.0.drain(..) {
+        let mut left = Vec::with_capacity(self.jobs.len());
+        for mut job in self.jobs.drain(..) {
             match job.pass {
                 _ if job.sent < job.operations.len() => left.push(job),
                 Pass::First => {
@@ -191,13 +207,13 @@ impl Jobs {
                 Pass::Second => events.push(Event::Done(job)),
             }
         }
-        self.0 = left;
+        self.jobs = left;
         events
     }
 
     /// Looks whether earlier responses have ended. With `hurry` nothing is waited for.
     pub(super) fn look(&mut self, under_way: &UnderWay, now: Instant, hurry: bool) {
-        for job in &mut self.0 {
+        for job in &mut self.jobs {
             let Pass::Waiting(until) = &mut job.pass else { continue };
             let latest = job.began + EARLIER_PATIENCE;
             if until.is_none() && under_way.have_ended(&mut job.earlier) {
@@ -211,15 +227,15 @@ impl Jobs {
 
     /// Takes out what is too old.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<Job> {
-        self.0.extract_if(.., |job| job.began + AGE_MAX <= now).collect()
+        self.jobs.extract_if(.., |job| job.began + AGE_MAX <= now).collect()
     }
 
     pub(super) fn drain(&mut self) -> Vec<Job> {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.jobs)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.jobs.is_empty()
     }
 }
 
@@ -238,13 +254,14 @@ mod tests {
     use super::*;
 
     const HARD: FrontPurgeMode = FrontPurgeMode::Purge;
+    const PER_CALL: usize = 100;
 
     fn tags(names: std::ops::Range<usize>) -> Vec<Operation> {
         names.map(|n| Operation::Tag(format!("{n:04}"))).collect()
     }
 
     fn jobs(purges: Vec<Vec<Operation>>, under_way: &UnderWay, now: Instant) -> Jobs {
-        let mut jobs = Jobs::default();
+        let mut jobs = Jobs::new(PER_CALL);
         for (id, operations) in purges.into_iter().enumerate() {
             jobs.add(id as u64, operations, false, under_way.turn(), now);
         }
@@ -257,15 +274,15 @@ mod tests {
         let mut mixed = tags(0..60);
         mixed.push(Operation::Host("a.test".into()));
         let mut jobs = jobs(vec![tags(0..30), mixed, tags(100..200)], &under_way, now);
-        let first = jobs.batch(HARD).unwrap();
+        let first = jobs.batch(HARD, |_| PER_CALL).unwrap();
         // The 30 that both name are in it once.
         assert_eq!(first.parts, [(0, 30), (1, 60), (2, 40)]);
         assert_eq!((first.kind, first.operations.len()), (Kind::Tag, 100));
         assert_eq!(jobs.succeeded(&first), [Event::Cleared(0)]);
-        let second = jobs.batch(HARD).unwrap();
+        let second = jobs.batch(HARD, |_| PER_CALL).unwrap();
         assert_eq!((second.kind, &second.parts[..]), (Kind::Host, &[(1, 1)][..]));
         assert_eq!(jobs.succeeded(&second), [Event::Cleared(1)]);
-        let third = jobs.batch(HARD).unwrap();
+        let third = jobs.batch(HARD, |_| PER_CALL).unwrap();
         assert_eq!(third.parts, [(2, 60)]);
     }
 
@@ -274,16 +291,16 @@ mod tests {
         let (under_way, now) = (UnderWay::default(), Instant::now());
         let era = under_way.enter();
         let mut jobs = jobs(vec![tags(0..1)], &under_way, now);
-        let batch = jobs.batch(HARD).unwrap();
+        let batch = jobs.batch(HARD, |_| PER_CALL).unwrap();
         jobs.succeeded(&batch);
         jobs.look(&under_way, now + Duration::from_secs(20), false);
-        assert!(jobs.batch(HARD).is_none());
+        assert!(jobs.batch(HARD, |_| PER_CALL).is_none());
         under_way.leave(era);
         let ended = now + Duration::from_secs(21);
         jobs.look(&under_way, ended, false);
-        assert!(jobs.batch(HARD).is_none());
+        assert!(jobs.batch(HARD, |_| PER_CALL).is_none());
         jobs.look(&under_way, ended + SETTLE, false);
-        let batch = jobs.batch(HARD).unwrap();
+        let batch = jobs.batch(HARD, |_| PER_CALL).unwrap();
         assert!(matches!(jobs.succeeded(&batch)[..], [Event::Done(_)]));
         assert!(jobs.is_empty());
     }
@@ -293,12 +310,12 @@ mod tests {
         let (under_way, now) = (UnderWay::default(), Instant::now());
         let _era = under_way.enter();
         let mut jobs = jobs(vec![tags(0..1)], &under_way, now);
-        let batch = jobs.batch(HARD).unwrap();
+        let batch = jobs.batch(HARD, |_| PER_CALL).unwrap();
         jobs.succeeded(&batch);
         jobs.look(&under_way, now + EARLIER_PATIENCE - Duration::from_millis(1), false);
-        assert!(jobs.batch(HARD).is_none());
+        assert!(jobs.batch(HARD, |_| PER_CALL).is_none());
         jobs.look(&under_way, now + EARLIER_PATIENCE, false);
-        assert!(jobs.batch(HARD).is_some());
+        assert!(jobs.batch(HARD, |_| PER_CALL).is_some());
     }
 
     #[test]
@@ -310,7 +327,7 @@ mod tests {
         for calls in 0.. {
             assert!(calls < 100, "it does not end");
             jobs.look(&under_way, now, true);
-            let Some(batch) = jobs.batch(HARD) else { break };
+            let Some(batch) = jobs.batch(HARD, |_| PER_CALL) else { break };
             let events = if batch.operations.contains(&bad) {
                 jobs.refused(&batch)
             } else {
@@ -333,7 +350,7 @@ mod tests {
         let (under_way, now) = (UnderWay::default(), Instant::now());
         let mut jobs = jobs(vec![tags(0..10_000)], &under_way, now);
         let mut calls = 0;
-        while let Some(batch) = jobs.batch(HARD) {
+        while let Some(batch) = jobs.batch(HARD, |_| PER_CALL) {
             calls += 1;
             jobs.refused(&batch);
         }
@@ -343,12 +360,26 @@ mod tests {
     #[test]
     fn soft_purges_invalidate_whatever_is_configured() {
         let (under_way, now) = (UnderWay::default(), Instant::now());
-        let mut jobs = Jobs::default();
+        let mut jobs = Jobs::new(PER_CALL);
         jobs.add(1, tags(0..1), true, under_way.turn(), now);
         jobs.add(2, tags(1..2), false, under_way.turn(), now);
-        let soft = jobs.batch(HARD).unwrap();
+        let soft = jobs.batch(HARD, |_| PER_CALL).unwrap();
         assert_eq!((soft.mode, &soft.parts[..]), (FrontPurgeMode::Invalidate, &[(1, 1)][..]));
-        assert_eq!(jobs.batch(FrontPurgeMode::Invalidate).unwrap().parts, [(1, 1), (2, 1)]);
+        assert_eq!(
+            jobs.batch(FrontPurgeMode::Invalidate, |_| PER_CALL).unwrap().parts,
+            [(1, 1), (2, 1)]
+        );
         assert_eq!(jobs.expired(now + AGE_MAX).len(), 2);
+    }
+
+    #[test]
+    fn a_call_names_no_more_than_there_is_room_for() {
+        let (under_way, now) = (UnderWay::default(), Instant::now());
+        let mut jobs = jobs(vec![tags(0..30)], &under_way, now);
+        assert_eq!(jobs.batch(HARD, |_| 0), None);
+        let batch = jobs.batch(HARD, |kind| if kind == Kind::Tag { 20 } else { 0 }).unwrap();
+        assert_eq!(batch.parts, [(0, 20)]);
+        jobs.succeeded(&batch);
+        assert_eq!(jobs.batch(HARD, |_| 20).unwrap().parts, [(0, 10)]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Receipts that are kept, those of unfinished purges always.
 const RECEIPTS_MAX: usize = 4096;
@@ -13,11 +13,18 @@ const ERROR_BYTES_MAX: usize = 300;
 #[derive(Debug, Default)]
 pub(super) struct Receipts(BTreeMap<u64, Status>);
 
-/// How far the purge of a front has come.
+/// How far a purge has come.
 #[derive(Debug, Clone)]
 pub(super) struct Status {
     created: SystemTime,
     is_soft: bool,
+    fronts: BTreeMap<&'static str, Part>,
+    ended: Option<SystemTime>,
+}
+
+/// How far it has come with one front.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
     operations: usize,
     stage: Stage,
     /// Calls that had a part in it, and those of them that failed.
@@ -25,7 +32,6 @@ pub(super) struct Status {
     failed_calls: u64,
     /// Of the last call that failed.
     error: Option<String>,
-    ended: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,27 +58,59 @@ impl Receipts {
         self.0.get(&id)
     }
 
-    pub(super) fn update(&mut self, id: u64, change: impl FnOnce(&mut Status)) {
+    pub(super) fn update(&mut self, id: u64, front: &str, change: impl FnOnce(&mut Part)) {
         if let Some(status) = self.0.get_mut(&id) {
-            change(status);
+            status.update(front, change);
         }
     }
 }
 
 impl Status {
-    pub(super) fn new(operations: usize, is_soft: bool) -> Self {
-        Self {
-            created: SystemTime::now(),
-            is_soft,
-            operations,
-            stage: Stage::Waiting,
-            calls: 0,
-            failed_calls: 0,
-            error: None,
-            ended: None,
+    pub(super) fn new(is_soft: bool) -> Self {
+        Self { created: SystemTime::now(), is_soft, fronts: BTreeMap::new(), ended: None }
+    }
+
+    pub(super) fn add(&mut self, front: &'static str, operations: usize) {
+        let part =
+            Part { operations, stage: Stage::Waiting, calls: 0, failed_calls: 0, error: None };
+        self.fronts.insert(front, part);
+    }
+
+    fn update(&mut self, front: &str, change: impl FnOnce(&mut Part)) {
+        let Some(part) = self.fronts.get_mut(front) else { return };
+        change(part);
+        if self.ended.is_none() && self.fronts.values().all(|part| part.stage.is_end()) {
+            self.ended = Some(SystemTime::now());
         }
     }
 
+    pub(super) fn describe(&self, id: &str) -> Value {
+        let parts = || self.fronts.values();
+        let state = match self.ended {
+            None => "pending",
+            Some(_) if parts().any(|part| part.stage == Stage::Failed) => "failed",
+            Some(_) => "done",
+        };
+        let fronts: Map<String, Value> =
+            self.fronts.iter().map(|(name, part)| ((*name).to_owned(), part.describe())).collect();
+        json!({
+            "id": id,
+            "state": state,
+            "soft": self.is_soft,
+            "created": seconds(self.created),
+            "ended": self.ended.map(seconds),
+            "fronts": fronts,
+        })
+    }
+}
+
+impl Stage {
+    fn is_end(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+}
+
+impl Part {
     pub(super) fn called(&mut self) {
         self.calls += 1;
     }
@@ -88,7 +126,6 @@ impl Status {
 
     pub(super) fn done(&mut self) {
         self.stage = Stage::Done;
-        self.ended = Some(SystemTime::now());
     }
 
     /// With the reason, or where that is empty with the one that the last call gave.
@@ -99,15 +136,9 @@ impl Status {
             (why, None) => Some(shortened(why)),
             (why, Some(error)) => Some(shortened(&format!("{why}; {error}"))),
         };
-        self.ended = Some(SystemTime::now());
     }
 
-    pub(super) fn describe(&self, id: &str) -> Value {
-        let state = match self.stage {
-            Stage::Waiting | Stage::Cleared => "pending",
-            Stage::Done => "done",
-            Stage::Failed => "failed",
-        };
+    fn describe(&self) -> Value {
         let stage = match self.stage {
             Stage::Waiting => "waiting",
             Stage::Cleared => "cleared",
@@ -115,18 +146,11 @@ impl Status {
             Stage::Failed => "failed",
         };
         json!({
-            "id": id,
-            "state": state,
-            "soft": self.is_soft,
-            "created": seconds(self.created),
-            "ended": self.ended.map(seconds),
-            "fronts": { "cloudflare": {
-                "state": stage,
-                "operations": self.operations,
-                "calls": self.calls,
-                "failed_calls": self.failed_calls,
-                "error": self.error,
-            } },
+            "state": stage,
+            "operations": self.operations,
+            "calls": self.calls,
+            "failed_calls": self.failed_calls,
+            "error": self.error,
         })
     }
 }
@@ -147,34 +171,52 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn status(fronts: &[&'static str]) -> Status {
+        let mut status = Status::new(true);
+        fronts.iter().for_each(|front| status.add(front, 3));
+        status
+    }
+
     #[test]
     fn old_receipts_go_but_never_those_of_unfinished_purges() {
         let mut receipts = Receipts::default();
         let max = RECEIPTS_MAX as u64;
         for id in 0..max {
-            receipts.begin(id, Status::new(1, false));
+            receipts.begin(id, status(&["a"]));
         }
-        receipts.update(7, Status::done);
-        receipts.begin(max, Status::new(1, false));
+        receipts.update(7, "a", Part::done);
+        receipts.begin(max, status(&["a"]));
         assert!(receipts.get(7).is_none() && receipts.get(0).is_some());
     }
 
     #[test]
     fn a_receipt_says_how_far_it_is() {
-        let mut status = Status::new(3, true);
+        let mut status = status(&["a"]);
         let state = |status: &Status| {
             let shown = status.describe("x-1");
-            let front = shown["fronts"]["cloudflare"]["state"].as_str().unwrap().to_owned();
+            let front = shown["fronts"]["a"]["state"].as_str().unwrap().to_owned();
             (shown["state"].as_str().unwrap().to_owned(), front)
         };
         assert_eq!(state(&status), ("pending".into(), "waiting".into()));
-        status.cleared();
+        status.update("a", Part::cleared);
         assert_eq!(state(&status), ("pending".into(), "cleared".into()));
-        status.done();
+        status.update("a", Part::done);
         assert_eq!(state(&status), ("done".into(), "done".into()));
-        status.fail(&"é".repeat(1000));
+        status.update("a", |part| part.fail(&"é".repeat(1000)));
         let shown = status.describe("x-1");
         assert_eq!(shown["state"], "failed");
-        assert_eq!(shown["fronts"]["cloudflare"]["error"].as_str().unwrap().len(), 300);
+        assert_eq!(shown["fronts"]["a"]["error"].as_str().unwrap().len(), 300);
+    }
+
+    #[test]
+    fn a_purge_of_several_fronts_ends_with_the_last_and_fails_with_any() {
+        let mut status = status(&["a", "b"]);
+        status.update("a", |part| part.fail("why"));
+        let shown = status.describe("x-1");
+        assert_eq!((&shown["state"], &shown["ended"]), (&json!("pending"), &Value::Null));
+        status.update("b", Part::done);
+        let shown = status.describe("x-1");
+        assert_eq!((&shown["state"], shown["ended"].is_u64()), (&json!("failed"), true));
+        assert_eq!(shown["fronts"]["b"]["state"], "done");
     }
 }

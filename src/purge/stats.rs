@@ -3,10 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::cloudflare::Outcome;
+use super::outcome::Outcome;
 use crate::metrics::{Counter, Exposition};
-
-const FRONT: (&str, &str) = ("front", "cloudflare");
 
 #[derive(Debug, Default)]
 pub(super) struct Stats {
@@ -32,23 +30,24 @@ impl Stats {
         self.last_done.store(since_epoch.map_or(0, |since| since.as_secs()), Ordering::Relaxed);
     }
 
-    pub(super) fn collect(&self, waiting: usize, out: &mut Exposition) {
+    pub(super) fn collect(&self, front: &str, waiting: usize, out: &mut Exposition) {
+        let front = ("front", front);
         for (result, counter) in
             [("done", &self.done), ("failed", &self.failed), ("refused", &self.refused)]
         {
             out.counter("headwater_front_purges_total", "Purges of a front, by what came of them.")
-                .series(&[FRONT, ("result", result)], counter.value() as f64);
+                .series(&[front, ("result", result)], counter.value() as f64);
         }
         for (result, counter) in Outcome::LABELS.iter().zip(&self.calls) {
             out.counter("headwater_front_purge_calls_total", "Calls of a front's API.")
-                .series(&[FRONT, ("result", result)], counter.value() as f64);
+                .series(&[front, ("result", result)], counter.value() as f64);
         }
         out.gauge("headwater_front_purges_pending", "Purges of a front that are not done.")
-            .series(&[FRONT], waiting as f64);
+            .series(&[front], waiting as f64);
         out.gauge(
             "headwater_front_purge_last_done_timestamp_seconds",
             "When a purge of a front was last done; 0 if never.",
         )
-        .series(&[FRONT], self.last_done.load(Ordering::Relaxed) as f64);
+        .series(&[front], self.last_done.load(Ordering::Relaxed) as f64);
     }
 }

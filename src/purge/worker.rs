@@ -7,12 +7,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::bucket::Bucket;
-use super::cloudflare::{self, Outcome};
+use super::api::{Api, Next};
 use super::jobs::{Batch, Event, Job, Jobs};
-use super::operation::Kind;
-use super::{Order, Shared};
-use crate::config::model::CloudflarePurge;
+use super::outcome::Outcome;
+use super::receipt::Part;
+use super::{FrontName, Line, Order, Shared};
+use crate::config::model::Purge;
 use crate::outgoing::Client;
 use crate::shutdown::{Phase, Stop};
 use crate::snapshot::Snapshot;
@@ -27,47 +27,70 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// Works for as long as the process lives: what waits when it stops is finished then.
 pub async fn run(purges: Shared, published: Arc<ArcSwap<Snapshot>>, client: Client, stop: Stop) {
-    let receiver = purges.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(mut receiver) = receiver else { return };
-    let now = Instant::now();
-    let (calls, urls) = cloudflare::rates(crate::config::model::CloudflarePlan::Free);
-    let mut worker = Worker {
-        purges,
-        published,
-        client,
-        stop,
-        jobs: Jobs::default(),
-        calls: Bucket::new(calls, now),
-        urls: Bucket::new(urls, now),
-        failures: 0,
-        paused_until: now,
-    };
-    worker.work(&mut receiver).await;
+    let [first, second] = FrontName::ALL.map(|front| {
+        let worker = Worker::new(front, &purges, &published, &client, &stop);
+        async move {
+            if let Some(mut worker) = worker {
+                worker.work().await;
+            }
+        }
+    });
+    tokio::join!(first, second);
 }
 
+/// Of one front.
 struct Worker {
     purges: Shared,
+    front: FrontName,
+    receiver: mpsc::Receiver<Order>,
     published: Arc<ArcSwap<Snapshot>>,
     client: Client,
     stop: Stop,
     jobs: Jobs,
-    calls: Bucket,
-    urls: Bucket,
+    api: Api,
+    /// Everything is sent, and accepted; it is not all done there.
+    accepted: Vec<Job>,
     /// Calls that failed in a row.
     failures: u32,
     paused_until: Instant,
 }
 
 impl Worker {
-    async fn work(&mut self, receiver: &mut mpsc::Receiver<Order>) {
+    /// `None` where there is one.
+    fn new(
+        front: FrontName,
+        purges: &Shared,
+        published: &Arc<ArcSwap<Snapshot>>,
+        client: &Client,
+        stop: &Stop,
+    ) -> Option<Self> {
+        let line = purges.lines.iter().find(|line| line.front == front)?;
+        let receiver = line.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let now = Instant::now();
+        Some(Self {
+            purges: purges.clone(),
+            front,
+            receiver,
+            published: published.clone(),
+            client: client.clone(),
+            stop: stop.clone(),
+            jobs: Jobs::new(Api::per_call(front)),
+            api: Api::new(front, now),
+            accepted: Vec::new(),
+            failures: 0,
+            paused_until: now,
+        })
+    }
+
+    async fn work(&mut self) {
         loop {
-            while let Ok(order) = receiver.try_recv() {
+            while let Ok(order) = self.receiver.try_recv() {
                 self.take(order);
             }
             let wake = self.step().await;
             tokio::select! {
                 () = sleep_until(wake) => {}
-                order = receiver.recv() => match order {
+                order = self.receiver.recv() => match order {
                     Some(order) => self.take(order),
                     None => return,
                 },
@@ -77,6 +100,8 @@ impl Worker {
 
     fn take(&mut self, order: Order) {
         let Order { id, operations, is_soft, earlier, began } = order;
+        // The one has both kinds of purge, the other only one.
+        let is_soft = is_soft && self.front == FrontName::Cloudflare;
         self.jobs.add(id, operations, is_soft, earlier, began);
     }
 
@@ -84,60 +109,50 @@ impl Worker {
     async fn step(&mut self) -> Instant {
         let now = Instant::now();
         let snapshot = self.published.load_full();
-        self.jobs.look(&snapshot.under_way, now, self.stop.phase() >= Phase::Aborting);
+        let config = &snapshot.config.purge;
+        let is_hurried = self.stop.phase() >= Phase::Aborting;
+        self.jobs.look(&snapshot.under_way, now, is_hurried);
         for job in self.jobs.expired(now) {
             self.end(&job, Some("given up: it could not be done in time"));
         }
-        let Some(config) = &snapshot.config.purge.cloudflare else {
-            for job in self.jobs.drain() {
+        if !self.front.is_configured(config) {
+            let accepted = std::mem::take(&mut self.accepted);
+            for job in self.jobs.drain().into_iter().chain(accepted) {
                 self.end(&job, Some("the front was taken out of the configuration"));
             }
+            self.api = Api::new(self.front, now);
             return now + REST;
-        };
+        }
+        let follow = self.api.follow(config, &self.client).await;
+        self.end_what_is_done(is_hurried);
+        let follow = follow.unwrap_or(now + REST).max(now + LOOK_INTERVAL);
         if self.jobs.is_empty() {
-            return now + REST;
+            return follow;
         }
         if self.paused_until > now {
-            return self.paused_until.min(now + BACK_OFF_MAX);
+            return self.paused_until.min(now + BACK_OFF_MAX).min(follow);
         }
-        let Some(batch) = self.jobs.batch(config.mode) else { return now + LOOK_INTERVAL };
-        if let Err(wait) = self.allowance(config, &batch, now) {
-            return now + wait;
+        match self.api.next(config, &self.jobs, now) {
+            Next::Call(batch) => {
+                self.call(config, &batch).await;
+                Instant::now()
+            }
+            Next::Wait(wait) => (now + wait).min(follow),
+            Next::Nothing => now + LOOK_INTERVAL,
         }
-        self.call(config, &batch).await;
-        Instant::now()
     }
 
-    /// Takes what a call costs, or says how long to wait.
-    fn allowance(
-        &mut self,
-        config: &CloudflarePurge,
-        batch: &Batch,
-        now: Instant,
-    ) -> Result<(), Duration> {
-        let (calls, urls) = cloudflare::rates(config.plan);
-        self.calls.change(calls);
-        self.urls.change(urls);
-        if batch.kind == Kind::Url {
-            self.urls.take(batch.operations.len() as f64, now)?;
-        }
-        self.calls.take(1.0, now)
-    }
-
-    async fn call(&mut self, config: &CloudflarePurge, batch: &Batch) {
-        let request = cloudflare::request(config, batch.mode, batch.kind, &batch.operations);
-        let outcome = match request {
-            Ok(request) => cloudflare::outcome(self.client.send(request).await),
-            Err(why) => Outcome::Refused(why),
-        };
-        self.purges.stats.called(&outcome);
+    async fn call(&mut self, config: &Purge, batch: &Batch) {
+        let outcome = self.api.call(config, &self.client, batch).await;
+        let front = self.front.as_str();
+        self.line().stats.called(&outcome);
         {
             let mut receipts = self.purges.receipts();
             for (id, _) in &batch.parts {
-                receipts.update(*id, |status| {
-                    status.called();
+                receipts.update(*id, front, |part| {
+                    part.called();
                     if let Some(error) = outcome.error() {
-                        status.call_failed(error);
+                        part.call_failed(error);
                     }
                 });
             }
@@ -148,7 +163,7 @@ impl Worker {
                 self.jobs.succeeded(batch)
             }
             Outcome::Refused(error) => {
-                tracing::warn!(front = "cloudflare", error, "a purge was refused");
+                tracing::warn!(front, error, "a purge was refused");
                 self.jobs.refused(batch)
             }
             _ => {
@@ -158,10 +173,24 @@ impl Worker {
         };
         for event in events {
             match event {
-                Event::Cleared(id) => self.purges.receipts().update(id, |it| it.cleared()),
-                Event::Done(job) => self.end(&job, None),
+                Event::Cleared(id) => {
+                    self.purges.receipts().update(id, front, Part::cleared);
+                }
+                Event::Done(job) => self.accepted.push(job),
                 Event::Failed(job) => self.end(&job, Some("")),
             }
+        }
+    }
+
+    /// Ends the purges of which the front has done everything; with `hurry` those that it has accepted.
+    fn end_what_is_done(&mut self, hurry: bool) {
+        let (busy, done): (Vec<Job>, Vec<Job>) = std::mem::take(&mut self.accepted)
+            .into_iter()
+            .partition(|job| !hurry && self.api.is_busy_with(job.id));
+        self.accepted = busy;
+        for job in done {
+            let failure = self.api.failure_of(job.id);
+            self.end(&job, failure.as_deref());
         }
     }
 
@@ -172,28 +201,33 @@ impl Worker {
         let wait = doubled.mul_f64(0.5 + 0.5 * random_share());
         let wait = outcome.retry_after().map_or(wait, |asked| asked.max(wait));
         self.paused_until = Instant::now() + wait;
-        let error = outcome.error().unwrap_or_default();
-        tracing::warn!(front = "cloudflare", error, ?wait, "a purge has to wait");
+        let (front, error) = (self.front.as_str(), outcome.error().unwrap_or_default());
+        tracing::warn!(front, error, ?wait, "a purge has to wait");
     }
 
     /// A purge is over: done, or failed, for the last reason that it was told or for this one.
     fn end(&self, job: &Job, failure: Option<&str>) {
-        let id = self.purges.shown(job.id);
+        let (front, id) = (self.front.as_str(), self.purges.shown(job.id));
+        let line = self.line();
         let mut receipts = self.purges.receipts();
         match failure {
             None => {
-                receipts.update(job.id, |it| it.done());
-                self.purges.stats.is_done();
-                tracing::info!(front = "cloudflare", id, "purge done");
+                receipts.update(job.id, front, Part::done);
+                line.stats.is_done();
+                tracing::info!(front, id, "purge done");
             }
             Some(why) => {
-                receipts.update(job.id, |it| it.fail(why));
-                self.purges.stats.failed.increment();
-                tracing::error!(front = "cloudflare", id, why, "purge failed");
+                receipts.update(job.id, front, |part| part.fail(why));
+                line.stats.failed.increment();
+                tracing::error!(front, id, why, "purge failed");
             }
         }
         drop(receipts);
-        self.purges.free(job.taken);
+        line.free(job.taken);
+    }
+
+    fn line(&self) -> &Line {
+        &self.purges.lines[self.front as usize]
     }
 }
 
