@@ -36,7 +36,9 @@ use crate::under_way::{Earlier, UnderWay};
 mod api;
 mod bucket;
 mod cloudflare;
-pub mod cloudfront;
+mod cloudfront;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod invalidations;
 mod jobs;
 mod operation;

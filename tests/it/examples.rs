@@ -25,6 +25,8 @@ fn examples() -> (Folder, Vec<String>) {
     folder.write("certs/admin-token", "token\n");
     folder.write("certs/sticky-secret", "0123456789abcdef\n");
     folder.write("certs/cloudflare-token", "0123456789abcdef\n");
+    let keys = "aws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = 0123456789abcdef\n";
+    folder.write("certs/aws-credentials", format!("[default]\n{keys}"));
     fs::create_dir(folder.join("docs")).unwrap();
     fs::create_dir(folder.join("conf.d")).unwrap();
     let mut names = Vec::new();

@@ -24,6 +24,7 @@ mod bodies;
 mod caching;
 mod certificates;
 mod client_auth;
+mod cloudfront_purges;
 mod collapsing;
 mod compression;
 mod conditions;

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Client, Origin, Request, answer};
+use super::edge::Edge;
+use super::{Origin, Request, answer};
 
 pub const ZONE: &str = "023e105f4ecef8ad9ca31a8372d0c353";
 pub const TOKEN: &str = "t0ken-of-the-zone";
@@ -25,8 +26,7 @@ pub struct Cloudflare {
 
 struct Shared {
     state: Mutex<State>,
-    /// Where the cache fetches from.
-    behind: OnceLock<SocketAddr>,
+    edge: Edge,
 }
 
 struct State {
@@ -39,8 +39,6 @@ struct State {
     /// The path's last part and the body of every call that was accepted.
     accepted: Vec<(String, Value)>,
     limited: usize,
-    /// By target: the tag and the body.
-    copies: BTreeMap<String, (String, String)>,
 }
 
 impl Cloudflare {
@@ -54,9 +52,8 @@ impl Cloudflare {
             instead: VecDeque::new(),
             accepted: Vec::new(),
             limited: 0,
-            copies: BTreeMap::new(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), behind: OnceLock::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(state), edge: Edge::default() });
         let of_api = shared.clone();
         let api = Origin::scripted(move |call| {
             if !call.body() {
@@ -83,7 +80,7 @@ impl Cloudflare {
 
     /// From here its cache is filled again after each purge.
     pub fn fetch_from(&self, proxy: SocketAddr) {
-        self.shared.behind.set(proxy).unwrap();
+        self.shared.edge.fetch_from(proxy);
     }
 
     /// The next calls get these answers.
@@ -101,13 +98,12 @@ impl Cloudflare {
 
     /// A client asks its cache, which fetches what it does not have.
     pub fn visit(&self, target: &str) {
-        self.shared.fetch(&mut Client::connect(*self.shared.behind.get().unwrap()), target);
+        self.shared.edge.visit(target);
     }
 
     /// The stored bodies by target.
     pub fn copies(&self) -> BTreeMap<String, String> {
-        let state = self.shared.state();
-        state.copies.iter().map(|(target, (_, body))| (target.clone(), body.clone())).collect()
+        self.shared.edge.copies()
     }
 }
 
@@ -123,12 +119,6 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    fn fetch(&self, client: &mut Client, target: &str) {
-        let answer = client.get(target, &[]);
-        let tag = answer.header("cache-tag").unwrap_or_default().to_owned();
-        self.state().copies.insert(target.to_owned(), (tag, answer.text()));
-    }
-
     fn answer(&self, request: &Request) -> Vec<u8> {
         let (call, body) = {
             let mut state = self.state();
@@ -140,11 +130,10 @@ impl Shared {
                 Err(bytes) => return bytes,
             }
         };
-        let gone = self.state().clear(&body);
-        if let Some(behind) = self.behind.get() {
-            let mut client = Client::connect(*behind);
-            gone.iter().for_each(|target| self.fetch(&mut client, target));
-        }
+        let tags: Vec<&str> =
+            body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let all = body["purge_everything"] == true;
+        self.edge.clear(|_, tag| all || tags.contains(&tag));
         self.state().accepted.push((call, body));
         let body =
             json!({ "success": true, "errors": [], "messages": [], "result": { "id": ZONE } });
@@ -176,15 +165,6 @@ impl State {
         self.level -= 1.0;
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         refusal(&body).map_or(Ok((call.to_owned(), body)), |why| Err(fault(400, &[], 1094, why)))
-    }
-
-    /// Takes out what a body names; the targets that are gone.
-    fn clear(&mut self, body: &Value) -> Vec<String> {
-        let tags: Vec<&str> =
-            body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let all = body["purge_everything"] == true;
-        let gone = self.copies.extract_if(.., |_, (tag, _)| all || tags.contains(&tag.as_str()));
-        gone.map(|(target, _)| target).collect()
     }
 }
 

@@ -7,7 +7,9 @@
 pub mod certificates;
 pub mod client;
 pub mod cloudflare;
+pub mod cloudfront;
 pub mod dns;
+pub mod edge;
 pub mod folder;
 pub mod h2;
 pub mod h2_origin;
