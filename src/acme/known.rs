@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::back_off;
 use super::board::{Status, Wanted};
 use super::held::Held;
-use super::renewal::{self, ASK_MAX, ASK_MIN, Reason, Suggestion, planned};
+use super::renewal::{self, ASK_AGAIN_MAX, ASK_MAX, ASK_MIN, Reason, Suggestion, planned};
 use super::store;
 use crate::config::model::AcmeCertificate;
 
@@ -21,6 +21,8 @@ pub(super) struct Known {
     pub(super) suggestion: Option<Suggestion>,
     /// When the authority is asked for the next one.
     pub(super) ask_at: Instant,
+    /// Times that it was asked in vain, in a row.
+    asked_in_vain: u32,
     read_at: Instant,
     failures: u32,
     error: Option<String>,
@@ -33,6 +35,7 @@ impl Known {
             held: held(folder, certificate),
             suggestion: None,
             ask_at: now,
+            asked_in_vain: 0,
             read_at: now,
             failures: 0,
             error: None,
@@ -58,7 +61,8 @@ impl Known {
         let is_new = held != self.held;
         if is_new {
             // What was said is of another certificate.
-            (self.held, self.suggestion, self.ask_at) = (held, None, now);
+            (self.held, self.suggestion) = (held, None);
+            (self.ask_at, self.asked_in_vain) = (now, 0);
         }
         is_new
     }
@@ -89,6 +93,14 @@ impl Known {
         wait
     }
 
+    /// How long to wait until the authority is asked again.
+    pub(super) fn asked_in_vain(&mut self, now: Instant) -> Duration {
+        let wait = ASK_MIN.saturating_mul(1 << self.asked_in_vain.min(16)).min(ASK_AGAIN_MAX);
+        self.asked_in_vain = self.asked_in_vain.saturating_add(1);
+        self.ask_at = now + wait;
+        wait
+    }
+
     /// Takes a window that the authority has said, for a while.
     pub(super) fn suggested(
         &mut self,
@@ -97,8 +109,8 @@ impl Known {
         random: f64,
         now: Instant,
     ) -> Result<(), String> {
-        self.ask_at = now + again.clamp(ASK_MIN, ASK_MAX);
-        self.suggestion = Some(Suggestion::new(window, self.suggestion.take(), random)?);
+        self.suggestion = Some(Suggestion::new(window, self.suggestion.as_ref(), random)?);
+        (self.ask_at, self.asked_in_vain) = (now + again.clamp(ASK_MIN, ASK_MAX), 0);
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub use board::{Board, Reason, Unknown};
 
 use authority::News;
 use known::Known;
-use renewal::{ASK_AGAIN_MAX, ASK_MAX, ASK_MIN};
+use renewal::ASK_MAX;
 use revoke::Pending;
 
 /// How often it is looked whether something is due.
@@ -87,9 +87,6 @@ struct Work {
     acme: Option<Acme>,
     known: HashMap<Arc<str>, Known>,
     revocations: Vec<Pending>,
-    /// Looks at renewal information that failed in a row.
-    asked_in_vain: u32,
-    ask_not_before: Instant,
     rng: Rng,
 }
 
@@ -100,8 +97,6 @@ impl Work {
             acme: None,
             known: HashMap::new(),
             revocations: Vec::new(),
-            asked_in_vain: 0,
-            ask_not_before: Instant::now(),
             rng: Rng::from_entropy(),
         }
     }
@@ -127,7 +122,6 @@ impl Work {
         self.acme = acme.cloned();
         self.board.retain(acme);
         self.known.clear();
-        (self.asked_in_vain, self.ask_not_before) = (0, now);
         self.revocations = acme.map(|acme| revoke::pending(&acme.folder, now)).unwrap_or_default();
         for pending in &self.revocations {
             self.board.show_revocation(&pending.name, pending.shown(None));
@@ -232,9 +226,6 @@ impl Work {
     /// decided by the life.
     async fn ask(&mut self, acme: &Acme) {
         let now = Instant::now();
-        if now < self.ask_not_before {
-            return;
-        }
         let due = self.known.iter_mut().find(|(_, it)| it.held.is_some() && it.ask_at <= now);
         let Some((name, known)) = due else { return };
         let Some(leaf) = known.held.as_ref().map(|held| held.leaf.clone()) else { return };
@@ -255,15 +246,9 @@ impl Work {
             }
         });
         match taken {
-            Ok(()) => {
-                self.asked_in_vain = 0;
-                self.board.show(name, known.status(false, now));
-            }
+            Ok(()) => self.board.show(name, known.status(false, now)),
             Err(why) => {
-                let wait =
-                    ASK_MIN.saturating_mul(1 << self.asked_in_vain.min(16)).min(ASK_AGAIN_MAX);
-                self.asked_in_vain = self.asked_in_vain.saturating_add(1);
-                self.ask_not_before = now + wait;
+                let wait = known.asked_in_vain(now);
                 tracing::warn!(certificate = &**name, why, ?wait, "no renewal information");
             }
         }

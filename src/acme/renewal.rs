@@ -53,7 +53,7 @@ impl Reason {
 impl Suggestion {
     /// A moment of the window, by a number in `0.0..1.0`: so an authority has its orders spread. A
     /// window that is said again keeps its moment.
-    pub(super) fn new(window: Window, before: Option<Self>, random: f64) -> Result<Self, String> {
+    pub(super) fn new(window: Window, before: Option<&Self>, random: f64) -> Result<Self, String> {
         let Ok(length) = window.end.duration_since(window.start) else {
             return Err("the window for the renewal ends before it begins".to_owned());
         };
@@ -132,9 +132,9 @@ mod tests {
     fn a_window_that_is_said_again_keeps_its_moment() {
         let now = SystemTime::now();
         let first = Suggestion::new(window(now, now + HOUR), None, 0.2).unwrap();
-        let again = Suggestion::new(window(now, now + HOUR), Some(first.clone()), 0.9).unwrap();
+        let again = Suggestion::new(window(now, now + HOUR), Some(&first), 0.9).unwrap();
         assert_eq!(again.chosen, first.chosen);
-        let other = Suggestion::new(window(now, now + 2 * HOUR), Some(first), 0.5).unwrap();
+        let other = Suggestion::new(window(now, now + 2 * HOUR), Some(&first), 0.5).unwrap();
         assert_eq!(other.chosen, now + HOUR);
         assert!(Suggestion::new(window(now, now - HOUR), None, 0.0).is_err());
     }
