@@ -15,7 +15,16 @@ pub struct CidrSet {
 impl CidrSet {
     pub fn contains(&self, address: IpAddr) -> bool {
         // An IPv4 peer of a dual-stack socket is the IPv4 peer that it is.
-        match address.to_canonical() {
+        self.holds(address.to_canonical())
+    }
+
+    /// Whether both ends of a block are in the set: it is there, be it in parts.
+    pub fn holds_ends_of(&self, block: &IpNet) -> bool {
+        self.holds(block.network()) && self.holds(block.broadcast())
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        match address {
             IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Net::from(address)).is_some(),
             IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Net::from(address)).is_some(),
         }
@@ -60,6 +69,18 @@ mod tests {
     #[test]
     fn a_mapped_address_counts_as_its_ipv4_address() {
         assert!(set(&["127.0.0.0/8"]).contains(address("::ffff:127.0.0.1")));
+    }
+
+    #[test]
+    fn a_block_is_there_whole_or_in_parts() {
+        let set = set(&["10.0.0.0/9", "10.128.0.0/9", "2001:db8::/32", "::/80"]);
+        // The last one ends with an address that stands for one of IPv4.
+        for block in ["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/48", "::/80"] {
+            assert!(set.holds_ends_of(&block.parse().unwrap()), "{block}");
+        }
+        for block in ["10.0.0.0/7", "11.0.0.0/8", "2001:db8::/31"] {
+            assert!(!set.holds_ends_of(&block.parse().unwrap()), "{block}");
+        }
     }
 
     #[test]

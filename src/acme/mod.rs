@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::balance::Rng;
@@ -74,7 +75,7 @@ pub async fn run(published: Arc<ArcSwap<Snapshot>>, board: Shared, mut stop: Sto
         }
         let snapshot = published.load_full();
         tokio::select! {
-            () = work.step(snapshot.config.acme.as_ref(), &snapshot.challenges) => {}
+            () = work.step(&snapshot) => {}
             () = stop.reached(Phase::Draining) => return,
         }
     }
@@ -102,7 +103,8 @@ impl Work {
     }
 
     /// Orders what is due, one after the other; then the rest, which is less urgent.
-    async fn step(&mut self, acme: Option<&Acme>, challenges: &Arc<Challenges>) {
+    async fn step(&mut self, snapshot: &Snapshot) {
+        let (acme, challenges) = (snapshot.config.acme.as_ref(), &snapshot.challenges);
         if self.acme.as_ref() != acme {
             self.begin(acme);
         }
@@ -112,7 +114,7 @@ impl Work {
                 self.order(acme, certificate, challenges).await;
             }
         }
-        self.revoke(acme, challenges).await;
+        self.revoke(acme, snapshot).await;
         self.ask(acme).await;
     }
 
@@ -192,9 +194,10 @@ impl Work {
     }
 
     /// Revokes what was replaced, one at a time.
-    async fn revoke(&mut self, acme: &Acme, challenges: &Challenges) {
-        let now = Instant::now();
-        let Some(index) = self.revocations.iter().position(|it| it.is_due(now)) else { return };
+    async fn revoke(&mut self, acme: &Acme, snapshot: &Snapshot) {
+        let (now, challenges) = (Instant::now(), &snapshot.challenges);
+        let is_due = |it: &Pending| it.is_due(is_served(snapshot, &it.leaf), now);
+        let Some(index) = self.revocations.iter().position(is_due) else { return };
         let pending = &mut self.revocations[index];
         let call = async {
             let account = authority::account(acme).await?;
@@ -253,6 +256,13 @@ impl Work {
             }
         }
     }
+}
+
+/// Whether a listener still shows a certificate.
+fn is_served(snapshot: &Snapshot, leaf: &CertificateDer<'_>) -> bool {
+    let tls = snapshot.listeners.values().filter_map(|listener| listener.tls.as_ref());
+    let mut served = tls.flat_map(|tls| tls.certificates.certificates());
+    served.any(|it| it.certified.cert.first() == Some(leaf))
 }
 
 fn back_off(failures: u32) -> Duration {

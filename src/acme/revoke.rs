@@ -16,8 +16,9 @@ use super::board::{Reason, Revocation};
 use super::held::Held;
 use super::{back_off, store};
 
-/// After a new certificate was written: by then it is served.
-const REVOKE_AFTER: Duration = Duration::from_secs(3);
+/// How long listeners may take to serve a new certificate, be it that nobody tells us of changes of
+/// files. What is still served then is revoked all the same: its key may be in wrong hands.
+const SERVED_MAX: Duration = Duration::from_secs(90);
 /// Files that are looked at. There is one where a replacement was asked for and the authority has
 /// refused to revoke.
 const FILES_MAX: usize = 1000;
@@ -41,6 +42,7 @@ pub(super) struct Pending {
     file: String,
     failures: u32,
     not_before: Instant,
+    since: Instant,
 }
 
 /// Notes that what is held is to be revoked once it has been replaced; the name of the file.
@@ -82,13 +84,14 @@ fn read(folder: &Path, file: String, now: Instant) -> Option<Pending> {
         not_after: gone.not_after,
         file,
         failures: 0,
-        not_before: now + REVOKE_AFTER,
+        not_before: now,
+        since: now,
     })
 }
 
 impl Pending {
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.not_before <= now
+    pub(super) fn is_due(&self, is_served: bool, now: Instant) -> bool {
+        self.not_before <= now && (!is_served || self.since + SERVED_MAX <= now)
     }
 
     /// It is done, or not worth another call.
@@ -138,7 +141,8 @@ mod tests {
         assert_eq!(pending_now.len(), 1);
         assert_eq!((&*pending_now[0].name, &pending_now[0].serial), ("site", &held.serial));
         assert_eq!(pending_now[0].reason, Reason::KeyCompromise);
-        assert!(!pending_now[0].is_due(now) && pending_now[0].is_due(now + REVOKE_AFTER));
+        assert!(!pending_now[0].is_due(true, now) && pending_now[0].is_due(false, now));
+        assert!(pending_now[0].is_due(true, now + SERVED_MAX));
         // The order that followed had failed before the process ended.
         store::write_pair(path, "site", &old.cert, &old.key).unwrap();
         assert!(pending(path, now).is_empty());

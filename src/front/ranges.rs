@@ -122,10 +122,7 @@ fn all_of<'a>(
 /// [`Unusable::Shrunk`].
 pub fn replaces(new: &[IpNet], old: &[IpNet]) -> Result<(), Unusable> {
     let set: CidrSet = new.iter().copied().collect();
-    // Both ends: a network that has been split up is still there.
-    let is_in =
-        |network: &&IpNet| set.contains(network.network()) && set.contains(network.broadcast());
-    let missing = old.len() - old.iter().filter(is_in).count();
+    let missing = old.iter().filter(|network| !set.holds_ends_of(network)).count();
     if missing * 2 > old.len() { Err(Unusable::Shrunk(missing, old.len())) } else { Ok(()) }
 }
 
