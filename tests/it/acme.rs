@@ -177,6 +177,7 @@ fn a_certificate_is_replaced_and_the_old_one_revoked() {
 
     let body = json!({ "reason": "keyCompromise" }).to_string();
     assert_eq!(proxy.api_post("/api/acme/site/replace", &body).status, 202);
+    eventually("the new one", || (orders(&proxy, "issued") >= 2.0).then_some(()));
     proxy.wait_for_log("certificate revoked");
     // By then the new one is served, of a new key.
     let second = shown(&proxy, HOSTS[0]);
