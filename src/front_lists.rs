@@ -99,7 +99,7 @@ impl FrontLists {
         let _ = timeout(patience, self.look(snapshot)).await;
     }
 
-    /// Fetches what is due, all at once, and has listeners believe what is known.
+    /// Fetches what is due, all at once; listeners believe each list when it has come.
     async fn look(&mut self, snapshot: &Snapshot) {
         let named: Vec<_> = snapshot.listeners.values().filter_map(named).collect();
         let now = Instant::now();
@@ -108,6 +108,12 @@ impl FrontLists {
             if !self.known.contains_key(key) {
                 let version = self.version();
                 self.known.insert(key.clone(), Known::new(version, now));
+            }
+        }
+        // One that a reload has made anew knows at once what the one before it knew.
+        for (key, listener, _) in &named {
+            if let Some(known) = self.known.get(key) {
+                listener.trusted.take(&listener.spec, &known.fetched);
             }
         }
         let mut calls = JoinSet::new();
@@ -127,11 +133,6 @@ impl FrontLists {
             let of = named.iter().filter(|(of, ..)| *of == key);
             let of: Vec<_> = of.map(|(_, listener, url)| (*listener, *url)).collect();
             self.take(&key, answer, &of);
-        }
-        for (key, listener, _) in &named {
-            if let Some(known) = self.known.get(key) {
-                listener.trusted.take(&listener.spec, &known.fetched);
-            }
         }
     }
 
@@ -189,6 +190,7 @@ impl FrontLists {
         known.fetched.version = version;
         for (listener, _) in of {
             listener.trusted.fetched(result);
+            listener.trusted.take(&listener.spec, &known.fetched);
         }
         say(&first.spec, known, result, is_news);
     }

@@ -45,18 +45,12 @@ pub(super) struct Pending {
     since: Instant,
 }
 
-/// Notes that what is held is to be revoked once it has been replaced; the name of the file.
-pub(super) fn note(
-    folder: &Path,
-    name: &str,
-    held: &Held,
-    reason: Reason,
-) -> std::io::Result<String> {
+/// Notes that what is held is to be revoked once it has been replaced.
+pub(super) fn note(folder: &Path, name: &str, held: &Held, reason: Reason) -> std::io::Result<()> {
     let file = format!(".{name}.{}.revoke", held.serial);
     let certificate = held.leaf.to_vec();
     let record = Record { name: name.to_owned(), reason, certificate };
-    store::write(folder, &file, &serde_json::to_vec(&record)?)?;
-    Ok(file)
+    store::write(folder, &file, &serde_json::to_vec(&record)?)
 }
 
 /// What is to be revoked by the files of a folder. What is still held is not, and what has expired
@@ -67,9 +61,11 @@ pub(super) fn pending(folder: &Path, now: Instant) -> Vec<Pending> {
 }
 
 fn read(folder: &Path, file: String, now: Instant) -> Option<Pending> {
-    let record: Record = serde_json::from_slice(&store::read(folder, &file)?).ok()?;
-    let leaf = CertificateDer::from(record.certificate);
-    let gone = Held::of_leaf(leaf.clone())?;
+    let Some((record, gone)) = record(folder, &file) else {
+        tracing::warn!(file, "a note of a revocation cannot be read; nothing is revoked by it");
+        return None;
+    };
+    let leaf = gone.leaf;
     let held = store::read_pair(folder, &record.name);
     let held = held.and_then(|chain| CertificateDer::pem_slice_iter(&chain).next()?.ok());
     if held.as_ref() == Some(&leaf) || gone.not_after <= SystemTime::now() {
@@ -87,6 +83,13 @@ fn read(folder: &Path, file: String, now: Instant) -> Option<Pending> {
         not_before: now,
         since: now,
     })
+}
+
+/// A note, and the certificate that is in it.
+fn record(folder: &Path, file: &str) -> Option<(Record, Held)> {
+    let record: Record = serde_json::from_slice(&store::read(folder, file)?).ok()?;
+    let gone = Held::of_leaf(CertificateDer::from(record.certificate.clone()))?;
+    Some((record, gone))
 }
 
 impl Pending {
@@ -148,6 +151,8 @@ mod tests {
         assert!(pending(path, now).is_empty());
         store::write_pair(path, "site", &new.cert, &new.key).unwrap();
         assert!(pending(path, now).is_empty(), "the file is gone");
+        store::write(path, ".site.1.revoke", b"{}").unwrap();
+        assert!(pending(path, now).is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 }

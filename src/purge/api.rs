@@ -86,7 +86,7 @@ impl Api {
         }
     }
 
-    /// Asks how far accepted calls are; when to ask again.
+    /// Asks how far an accepted call is, if one is due; when to ask again.
     pub(super) async fn follow(&mut self, config: &Purge, client: &Client) -> Option<Instant> {
         match (self, &config.cloudfront) {
             (Self::CloudFront(invalidations), Some(config)) => {
@@ -104,11 +104,11 @@ impl Api {
         }
     }
 
-    /// Why an accepted call for a purge did not become what it should have; told once.
-    pub(super) fn failure_of(&mut self, job: u64) -> Option<String> {
+    /// A purge is over; why something of it that was accepted was not done, if that is known.
+    pub(super) fn forget(&mut self, job: u64) -> Option<String> {
         match self {
             Self::Cloudflare(_) => None,
-            Self::CloudFront(invalidations) => invalidations.failure_of(job),
+            Self::CloudFront(invalidations) => invalidations.forget(job),
         }
     }
 }

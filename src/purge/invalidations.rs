@@ -27,8 +27,8 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 const ASK_AFTER_MAX: Duration = Duration::from_secs(20);
 /// An invalidation that is not complete by then is given up.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// Purges whose invalidations have failed and that have not asked yet.
-const FAILURES_MAX: usize = 1024;
+
+const CLOCK: &str = "our clock is not that of AWS";
 
 #[derive(Debug)]
 pub(super) struct Invalidations {
@@ -36,6 +36,7 @@ pub(super) struct Invalidations {
     in_progress: Vec<InProgress>,
     /// A call of which nobody knows whether it was accepted: it is made again as it was.
     again: Option<(Batch, String)>,
+    /// Of purges that are not over.
     failures: BTreeMap<u64, String>,
     /// What references begin with: they are never those of another process.
     process: String,
@@ -137,7 +138,7 @@ impl Invalidations {
                 }
                 Outcome::Ok
             }
-            Answer::Clock(_) => Outcome::Denied("our clock is not that of AWS".to_owned()),
+            Answer::Clock(_) => Outcome::Denied(CLOCK.to_owned()),
             Answer::Failure(outcome) => {
                 // Of others it is known that they did nothing.
                 if matches!(outcome, Outcome::Lost(_) | Outcome::Unable(..)) {
@@ -175,30 +176,28 @@ impl Invalidations {
         });
     }
 
-    /// Asks for those that are due; when the next one is.
+    /// Asks for one that is due; when the next one is.
     pub(super) async fn follow(
         &mut self,
         config: &CloudFrontPurge,
         client: &Client,
     ) -> Option<Instant> {
         let now = Instant::now();
-        while let Some(index) = self.in_progress.iter().position(|it| it.ask_at <= now) {
-            if self.calls.take(1.0, now).is_err() {
-                break;
-            }
+        let due = self.in_progress.iter().position(|it| it.ask_at <= now);
+        if let Some(index) = due
+            && self.calls.take(1.0, now).is_ok()
+        {
             let answer = match cloudfront::ask(config, &self.in_progress[index].id, self.now()) {
                 Ok(request) => cloudfront::answer(client.send(request).await),
                 Err(why) => Answer::Failure(Outcome::Denied(why)),
             };
-            self.asked(index, answer);
+            self.asked(index, answer, Instant::now());
         }
         self.in_progress.iter().map(|it| it.ask_at).min()
     }
 
     /// Takes what was said of an invalidation.
-    fn asked(&mut self, index: usize, answer: Answer) {
-        let now = Instant::now();
-        let it = &mut self.in_progress[index];
+    fn asked(&mut self, index: usize, answer: Answer, now: Instant) {
         let why = match answer {
             Answer::Invalidation(_, true) => {
                 self.in_progress.swap_remove(index);
@@ -207,20 +206,17 @@ impl Invalidations {
             Answer::Invalidation(_, false) => "it is still in progress".to_owned(),
             Answer::Clock(theirs) => {
                 self.correct(theirs);
-                return;
+                CLOCK.to_owned()
             }
             Answer::Failure(outcome) => outcome.error().unwrap_or_default().to_owned(),
         };
+        let it = &mut self.in_progress[index];
         it.wait = it.wait.mul_f64(1.5).min(ASK_AFTER_MAX);
         it.ask_at = now + it.wait;
         if it.began + PATIENCE <= now {
             let it = self.in_progress.swap_remove(index);
-            for job in it.jobs {
-                if self.failures.len() < FAILURES_MAX {
-                    let why = format!("invalidation {} did not become complete: {why}", it.id);
-                    self.failures.insert(job, why);
-                }
-            }
+            let why = format!("invalidation {} did not become complete: {why}", it.id);
+            self.failures.extend(it.jobs.into_iter().map(|job| (job, why.clone())));
         }
     }
 
@@ -228,7 +224,11 @@ impl Invalidations {
         self.in_progress.iter().any(|it| it.jobs.contains(&job))
     }
 
-    pub(super) fn failure_of(&mut self, job: u64) -> Option<String> {
+    /// A purge is over; why something of it that was accepted was not done, if that is known.
+    pub(super) fn forget(&mut self, job: u64) -> Option<String> {
+        for it in &mut self.in_progress {
+            it.jobs.remove(&job);
+        }
         self.failures.remove(&job)
     }
 
@@ -243,5 +243,56 @@ impl Invalidations {
         self.behind = ours.duration_since(theirs).unwrap_or_default();
         let (ahead, behind) = (self.ahead, self.behind);
         tracing::warn!(?ahead, ?behind, "the clock of AWS is another; calls follow it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::operation::Operation;
+    use super::*;
+
+    /// With one invalidation in progress for these purges.
+    fn begun(jobs: &[u64], now: Instant) -> Invalidations {
+        let mut invalidations = Invalidations::new(now);
+        let batch = Batch {
+            mode: FrontPurgeMode::Purge,
+            kind: Kind::Tag,
+            operations: vec![Operation::Tag("a".into())],
+            parts: jobs.iter().map(|job| (*job, 1)).collect(),
+        };
+        invalidations.begin("I1".to_owned(), &batch, &["#a".to_owned()]);
+        invalidations
+    }
+
+    #[test]
+    fn whatever_is_said_an_invalidation_is_given_up_in_the_end() {
+        let now = Instant::now();
+        for answer in [
+            Answer::Invalidation("I1".to_owned(), false),
+            Answer::Clock(SystemTime::now()),
+            Answer::Failure(Outcome::Lost("away".to_owned())),
+        ] {
+            let mut invalidations = begun(&[1, 2], now);
+            invalidations.asked(0, answer.clone(), now);
+            assert!(invalidations.is_busy_with(1) && invalidations.in_progress[0].ask_at > now);
+            invalidations.asked(0, answer, now + PATIENCE + ASK_AFTER);
+            assert!(!invalidations.is_busy_with(1));
+            let why = invalidations.forget(1).unwrap();
+            assert!(why.starts_with("invalidation I1 did not become complete: "), "{why}");
+            assert!(invalidations.forget(2).is_some() && invalidations.failures.is_empty());
+        }
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_purges_that_are_over() {
+        let now = Instant::now();
+        let mut invalidations = begun(&[1, 2], now);
+        assert_eq!(invalidations.forget(1), None);
+        assert!(!invalidations.is_busy_with(1) && invalidations.is_busy_with(2));
+        let lost = Answer::Failure(Outcome::Lost("away".to_owned()));
+        invalidations.asked(0, lost, now + PATIENCE + ASK_AFTER);
+        assert_eq!(invalidations.failures.keys().collect::<Vec<_>>(), [&2]);
+        // It is in progress there all the same.
+        assert_eq!(begun(&[], now).room(Kind::Tag), ITEMS_MAX - 1);
     }
 }

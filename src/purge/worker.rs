@@ -123,7 +123,11 @@ impl Worker {
             self.api = Api::new(self.front, now);
             return now + REST;
         }
-        let follow = self.api.follow(config, &self.client).await;
+        // What was accepted is done without us.
+        let follow = match is_hurried {
+            true => None,
+            false => self.api.follow(config, &self.client).await,
+        };
         self.end_what_is_done(is_hurried);
         let follow = follow.unwrap_or(now + REST).max(now + LOOK_INTERVAL);
         if self.jobs.is_empty() {
@@ -189,8 +193,7 @@ impl Worker {
             .partition(|job| !hurry && self.api.is_busy_with(job.id));
         self.accepted = busy;
         for job in done {
-            let failure = self.api.failure_of(job.id);
-            self.end(&job, failure.as_deref());
+            self.end(&job, None);
         }
     }
 
@@ -206,7 +209,9 @@ impl Worker {
     }
 
     /// A purge is over: done, or failed, for the last reason that it was told or for this one.
-    fn end(&self, job: &Job, failure: Option<&str>) {
+    fn end(&mut self, job: &Job, failure: Option<&str>) {
+        let accepted = self.api.forget(job.id);
+        let failure = failure.or(accepted.as_deref());
         let (front, id) = (self.front.as_str(), self.purges.shown(job.id));
         let line = self.line();
         let mut receipts = self.purges.receipts();
