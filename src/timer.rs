@@ -4,6 +4,10 @@
 //! with every request, nearly always to later; so the timer is left where it is and looks, when it
 //! fires, whether the deadline has moved on. A timer that is no longer needed is left armed for
 //! the same reason: one that fires for nothing wakes its task once.
+//!
+//! What a timer belongs to may pass from one task to another, as the body of an answer does when a
+//! fetch hands it to its client. So a timer knows which task it is armed for, and is armed anew by
+//! any other that asks.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,7 +15,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -19,13 +23,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug, Default)]
 pub struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// When the sleep will wake the task, if it is armed.
-    armed: Option<Instant>,
+    armed: Option<Armed>,
+}
+
+/// When the sleep will wake a task, and which.
+#[derive(Debug)]
+struct Armed {
+    at: Instant,
+    waker: Waker,
 }
 
 impl LazyTimer {
-    /// Ready once `deadline` has passed. Otherwise the task is woken then, or earlier to ask again.
-    /// The task must be the same at every call.
+    /// Ready once `deadline` has passed. Otherwise the task that asks is woken then, or earlier to
+    /// ask again; of several tasks the one that asked last.
     pub fn poll_until(
         &mut self,
         deadline: Instant,
@@ -35,19 +45,29 @@ impl LazyTimer {
         if now >= deadline {
             return Poll::Ready(());
         }
-        if self.armed.is_some_and(|armed| now < armed && armed <= deadline) {
-            return Poll::Pending;
-        }
+        let armed = self.armed.as_ref().filter(|armed| now < armed.at && armed.at <= deadline);
+        let at = match armed {
+            Some(armed) if armed.waker.will_wake(cx.waker()) => return Poll::Pending,
+            Some(armed) => armed.at,
+            None => deadline,
+        };
         let sleep = match &mut self.sleep {
             Some(sleep) => {
-                sleep.as_mut().reset(deadline);
+                if sleep.deadline() != at {
+                    sleep.as_mut().reset(at);
+                }
                 sleep
             }
-            None => self.sleep.insert(Box::pin(sleep_until(deadline))),
+            None => self.sleep.insert(Box::pin(sleep_until(at))),
         };
-        self.armed = Some(deadline);
+        self.armed = Some(Armed { at, waker: cx.waker().clone() });
         ready!(sleep.as_mut().poll(cx));
         self.armed = None;
+        if at < deadline {
+            // It is not due yet, and nothing would wake the task any more.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(())
     }
 }
@@ -55,7 +75,9 @@ impl LazyTimer {
 impl LazyTimer {
     /// Wakes the task within `after`, counted from now or from an earlier call, to look again.
     pub fn keep_armed(&mut self, after: Duration, cx: &mut Context<'_>) {
-        if self.armed.is_some() && self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed()) {
+        let is_armed = self.armed.as_ref().is_some_and(|it| it.waker.will_wake(cx.waker()))
+            && self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed());
+        if is_armed {
             return;
         }
         let now = Instant::now();
@@ -84,7 +106,7 @@ pub struct SlotTimer {
 }
 
 impl TimerSlot {
-    /// The timer of the slot, which must belong to the task that will poll it.
+    /// The timer of the slot; it need not be armed anew where the task of the slot polls it.
     pub fn take(&self) -> SlotTimer {
         SlotTimer { timer: self.0.take().unwrap_or_default(), slot: Some(self.clone()) }
     }
@@ -148,6 +170,55 @@ mod tests {
         .await;
         poll_fn(|cx| timer.poll_until(start + Duration::from_secs(2), Instant::now(), cx)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+
+    /// Asks once, as a task does that is woken by `waker`.
+    fn ask(timer: &mut LazyTimer, deadline: Instant, waker: &Waker) -> Poll<()> {
+        timer.poll_until(deadline, Instant::now(), &mut Context::from_waker(waker))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_was_armed_by_one_task_wakes_the_one_that_it_was_handed_to() {
+        for later in [0, 25] {
+            let start = Instant::now();
+            let mut timer = LazyTimer::default();
+            let deadline = start + Duration::from_secs(30);
+            assert!(ask(&mut timer, deadline, Waker::noop()).is_pending());
+            // Nothing else wakes the other one.
+            let deadline = deadline + Duration::from_secs(later);
+            poll_fn(|cx| timer.poll_until(deadline, Instant::now(), cx)).await;
+            assert_eq!(start.elapsed(), Duration::from_secs(30 + later));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_kept_armed_wakes_the_task_that_it_was_handed_to() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        timer.keep_armed(Duration::from_secs(5), &mut Context::from_waker(Waker::noop()));
+        let mut is_first = true;
+        poll_fn(|cx| {
+            timer.keep_armed(Duration::from_secs(5), cx);
+            if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_that_a_timer_is_armed_for_does_not_arm_it_again() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        poll_fn(|cx| {
+            for seconds in 10..20 {
+                let deadline = start + Duration::from_secs(seconds);
+                assert!(timer.poll_until(deadline, start, cx).is_pending());
+            }
+            Poll::Ready(())
+        })
+        .await;
+        let armed = timer.armed.as_ref().map(|armed| armed.at);
+        assert_eq!(armed, Some(start + Duration::from_secs(10)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
 pub(super) const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
 
 /// Keys of a pool that connects; a pool of files has no use for them.
-const CONNECTING: [&str; 14] = [
+const CONNECTING: [&str; 13] = [
     "protocol",
     "tls",
     "proxy_protocol",
@@ -44,9 +44,11 @@ const CONNECTING: [&str; 14] = [
     "panic_below",
     "limits",
     "retry",
-    "timeouts",
     "keepalive",
 ];
+
+/// The same among the keys of its `timeouts`.
+const CONNECTING_TIMEOUTS: [&str; 3] = ["connect", "tunnel", "announce"];
 
 /// `None` when its source is missing or wrong.
 pub(super) fn read(name: Name, table: Table<'_>) -> Option<Pool> {
@@ -88,6 +90,11 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
     };
     if matches!(pool.source, PoolSource::Files(_)) {
         for value in CONNECTING.iter().chain(&dns::KEYS).filter_map(|key| table.value(key)) {
+            let warning = value.warning("it has no effect on a pool of files");
+            table.context.push(warning.help("leave it out"));
+        }
+        let timeouts = table.table("timeouts");
+        for value in CONNECTING_TIMEOUTS.iter().filter_map(|key| timeouts.value(key)) {
             let warning = value.warning("it has no effect on a pool of files");
             table.context.push(warning.help("leave it out"));
         }
@@ -331,6 +338,14 @@ mod tests {
         folder.write("c.toml", &text.replace("\"site\"", "\"site\"\nretry = false"));
         let shown = folder.shown(&folder.load("c.toml"));
         assert!(shown.contains("warning: `pool.app.retry`: it has no effect"), "{shown}");
+        let timeouts = "\"site\"\ntimeouts = { idle = \"5s\", connect = \"1s\" }";
+        folder.write("c.toml", &text.replace("\"site\"", timeouts));
+        let shown = folder.shown(&folder.load("c.toml"));
+        assert!(
+            shown.contains("warning: `pool.app.timeouts.connect`: it has no effect"),
+            "{shown}"
+        );
+        assert!(!shown.contains("timeouts.idle"), "{shown}");
         assert!(said("fallback = \"/x\"").contains("it is only for pools of files"));
     }
 

@@ -9,7 +9,8 @@ use http::header::SEC_WEBSOCKET_ACCEPT;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::forward::{Answer, Outgoing, Upgraded, within};
+use super::deadlines::within;
+use super::forward::{Answer, Outgoing, Upgraded};
 use super::headers;
 use super::local::Local;
 use super::retry::Failure;

@@ -7,7 +7,8 @@ use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::attempt::{Answered, Failed, Sending, begun, unsent};
-use super::forward::{Answer, Upgraded, within};
+use super::deadlines::within;
+use super::forward::{Answer, Upgraded};
 use super::headers;
 use super::retry::Failure;
 use crate::balance::Lease;

@@ -89,7 +89,7 @@ pub(super) async fn fetched(
             let form = coding::chosen(&exchange, asked, &entry).await;
             deliver::cached(exchange, asked, &entry.head, form, || Body::stored(&entry.body), &told)
         }
-        Fetched::Shared { shared, reader, led, private } => {
+        Fetched::Shared { shared, body, led, private } => {
             exchange.cache = Some(if led { CacheStatus::Miss } else { CacheStatus::Collapsed });
             let kind = match led {
                 true => why.answered(None, shared.is_stored),
@@ -99,7 +99,7 @@ pub(super) async fn fetched(
             let told = Told { kind, ttl: None, detail };
             let form = coding::passing(&exchange, asked, &shared.head);
             let head = with_private(&shared.head, private);
-            deliver::cached(exchange, asked, &head, form, || Body::stream(reader), &told)
+            deliver::cached(exchange, asked, &head, form, || body, &told)
         }
         Fetched::Own { response, refusal } => {
             let (status, detail) = match (response.status(), refusal) {

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use hyper::body::Incoming;
 
+use super::deadlines;
 use super::deliver::Told;
 use super::exchange::Exchange;
 use super::fetch::{self, Plan};
@@ -194,6 +195,9 @@ pub(super) fn plan(
     let rules = route.spec.cache.clone().unwrap_or_default();
     let is_used_enough =
         exchange.snapshot.cache.is_used_enough(missed.key.as_ref(), rules.min_uses);
+    let asking = (&parts.method, &parts.headers);
+    let timeouts = &backend.spec.timeouts;
+    let deadline = deadlines::whole(exchange.started, route.spec.timeout, timeouts, asking);
     Plan {
         backend,
         cache: rules,
@@ -207,7 +211,7 @@ pub(super) fn plan(
         ranged: parts.method == Method::GET && parts.headers.contains_key(RANGE),
         demands: missed.demands,
         asked: exchange.started.into_std(),
-        deadline: route.spec.timeout.map(|timeout| exchange.started + timeout),
+        deadline,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
+use super::deadlines;
 use super::fetch_task::{Fetch, Handed, confirmed};
 use super::forward::{self, Answer, Outgoing, Trace};
 use super::local::{Local, Place};
@@ -57,6 +58,7 @@ pub(super) struct Plan {
     pub demands: RequestControl,
     /// When the request came.
     pub asked: Instant,
+    /// Of the whole request.
     pub deadline: Option<tokio::time::Instant>,
 }
 
@@ -78,7 +80,7 @@ pub(super) enum Fetched {
     /// Read from a fetch that is stored at the same time.
     Shared {
         shared: Arc<Shared>,
-        reader: FlightReader,
+        body: Body,
         led: bool,
         /// Fields for this client only.
         private: HeaderMap,
@@ -123,6 +125,11 @@ impl Plan {
         let entry = self.stale.as_ref().filter(|entry| entry.is_live())?;
         let reason = reuse::in_place_of(fault, entry, &self.demands, Instant::now())?;
         Some(Fetched::StoodIn { entry: entry.clone(), reason, fault })
+    }
+
+    /// The body of a shared answer, of which this request waits for no more than its own time.
+    fn read(&self, reader: FlightReader) -> Body {
+        deadlines::bounded(Body::stream(reader), None, self.deadline)
     }
 
     fn stand_in_or(&self, error: Error) -> Result<Fetched, Error> {
@@ -336,8 +343,8 @@ async fn followed(
         Outcome::Streaming(shared) if plan.may_share(&shared.head) => {
             match flight.read(shared.length) {
                 Some(reader) => {
-                    let private = HeaderMap::new();
-                    Followed::Answered(Fetched::Shared { shared, reader, led: false, private })
+                    let (body, private) = (plan.read(reader), HeaderMap::new());
+                    Followed::Answered(Fetched::Shared { shared, body, led: false, private })
                 }
                 None => Followed::Alone(Refusal::TooLarge),
             }
@@ -390,7 +397,8 @@ async fn begin(
         Outcome::Streaming(shared) => {
             let reader =
                 flight.read(shared.length).ok_or_else(|| Error::new(Kind::ReaderStalled))?;
-            Ok(Fetched::Shared { shared, reader, led: true, private })
+            let body = plan.read(reader);
+            Ok(Fetched::Shared { shared, body, led: true, private })
         }
         Outcome::Confirmed { entry, .. } => {
             let status = StatusCode::NOT_MODIFIED;

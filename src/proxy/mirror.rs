@@ -12,7 +12,8 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Sending;
-use super::forward::{Answer, Asker, Outgoing, Trace, deadlines};
+use super::deadlines;
+use super::forward::{Answer, Asker, Outgoing, Trace};
 use super::local::{Local, Place};
 use super::retry;
 use super::tries::{Tries, Waiting};
@@ -81,13 +82,16 @@ async fn send(
     let BackendKind::Balanced(balanced) = &backend.kind else { return Ok(()) };
     let mut trace = Trace::default();
     let timers = TimerSlot::default();
+    let timeouts = &backend.spec.timeouts;
+    let whole = deadlines::whole(Instant::now(), None, timeouts, (&copy.method, &copy.headers));
+    let whole = whole.map_or(deadline, |whole| whole.min(deadline));
     let sending = Sending {
         local,
         balanced,
         outgoing: copy,
         keepalive: backend.spec.keepalive,
-        announces: backend.spec.timeouts.announce,
-        deadlines: deadlines(backend, copy, Some(deadline)),
+        announces: timeouts.announce,
+        deadlines: deadlines::of_tries(timeouts, copy, Some(whole)),
         timers: &timers,
         is_idempotent: retry::is_idempotent(&copy.method),
     };

@@ -15,6 +15,7 @@ pub mod client;
 mod client_auth;
 mod coded_body;
 mod coding;
+mod deadlines;
 mod deliver;
 pub mod encoders;
 pub mod exchange;
@@ -231,7 +232,6 @@ async fn serve(
     let asked = Asked { method: &parts.method, headers: &parts.headers, target: &target };
     let snapshot = exchange.snapshot.clone();
     let route = &snapshot.routes[index];
-    let deadline = route.spec.timeout.map(|timeout| exchange.started + timeout);
     let outgoing = match outgoing::outgoing(&mut exchange, &parts, body, &target, route, &backend) {
         Ok(outgoing) => outgoing,
         Err(kind) => return deliver::error(exchange, &parts.headers, kind),
@@ -269,6 +269,9 @@ async fn serve(
         }
         _ => {
             let timers = exchange.connection.timers();
+            let asking = (&outgoing.method, &outgoing.headers);
+            let timeouts = &backend.spec.timeouts;
+            let deadline = deadlines::whole(exchange.started, route.spec.timeout, timeouts, asking);
             forward::forward(&local, &backend, &outgoing, deadline, &timers, &mut trace).await
         }
     };

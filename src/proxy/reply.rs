@@ -113,7 +113,8 @@ impl Drop for ReplyBody {
         if let Some(exchange) = &mut self.exchange
             && !is_whole
         {
-            exchange.error = Some(Kind::ClientGone);
+            // A page that tells of an error is not read in answer to HEAD.
+            exchange.error.get_or_insert(Kind::ClientGone);
         }
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::affinity::{self, Named};
 use super::attempt::{Answered, Failed, Sending};
-use super::forward::{Answer, Trace, within};
+use super::deadlines::within;
+use super::forward::{Answer, Trace};
 use super::hedge::{self, Raced};
 use super::retry::{self, Attempt, Verdict};
 use super::trial;

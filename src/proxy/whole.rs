@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use http::header::CONTENT_RANGE;
 use http::{Response, StatusCode};
+use tokio::time::Instant;
 
 use super::fetch::{self, Plan};
 use super::forward::{Asker, Outgoing};
@@ -64,7 +65,11 @@ impl Whole {
         if is_storable
             && let Some(place) = Place::take(&local.background_fetches, BACKGROUND_FETCHES_MAX)
         {
-            fetch::behind(local, self.plan, self.outgoing, place);
+            // It has as long as the request for the part had, from now on.
+            let patience = |deadline: Instant| deadline.into_std() - self.plan.asked;
+            let deadline = self.plan.deadline.map(|it| Instant::now() + patience(it));
+            let plan = Plan { deadline, ..self.plan };
+            fetch::behind(local, plan, self.outgoing, place);
         }
     }
 }

@@ -13,22 +13,19 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, timeout};
 
-use super::Deadlines;
 use super::connection::{BodyPart, Connection};
 use super::connections::{Connections, Keep};
 use super::h2::Exchange;
+use super::{Deadlines, Patience};
 use crate::balance::Lease;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::timer::SlotTimer;
 
 #[derive(Debug)]
 pub struct ResponseBody {
     /// `None` once it has been given back.
     source: Option<Source>,
-    deadlines: Deadlines,
-    timer: SlotTimer,
-    /// When the last part came.
-    progress: Instant,
+    patience: Patience,
     /// A part that was taken to see whether the body comes at all.
     first: Option<Frame<Bytes>>,
 }
@@ -89,9 +86,9 @@ impl Wire {
 
 impl ResponseBody {
     pub fn new(wire: Wire, lease: Lease, deadlines: Deadlines, timer: SlotTimer) -> Self {
-        let progress = wire.came();
+        let patience = Patience::new(Some(deadlines.idle), deadlines.total, wire.came(), timer);
         let source = Some(Source { wire, _lease: lease });
-        Self { source, deadlines, timer, progress, first: None }
+        Self { source, patience, first: None }
     }
 
     /// Waits a moment for the first part. An endpoint that sends a head and dies has sent nothing
@@ -133,20 +130,8 @@ impl ResponseBody {
     fn give_back(&mut self) {
         let wire = self.source.take().map(|source| source.wire);
         if let Some(Wire::H1 { connection, home, keep }) = wire {
-            home.give_back(connection, keep, self.progress);
+            home.give_back(connection, keep, self.patience.progress());
         }
-    }
-
-    /// The deadline of a part that has not come.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Kind> {
-        let now = Instant::now();
-        let sent = self.source.as_ref().and_then(|source| source.wire.sent_at());
-        let progress = sent.map_or(self.progress, |sent| sent.max(self.progress));
-        let idle = progress + self.deadlines.idle;
-        let deadline = self.deadlines.total.map_or(idle, |total| total.min(idle));
-        self.timer
-            .poll_until(deadline, now, cx)
-            .map(|()| if now >= idle { Kind::IdleTimeout } else { Kind::Deadline })
     }
 }
 
@@ -156,7 +141,10 @@ impl ResponseBody {
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         match source.wire.poll_body(cx) {
             Poll::Ready(Some(Ok(part))) => {
-                this.progress = Instant::now();
+                if let Err(late) = this.patience.advance() {
+                    this.source = None;
+                    return Poll::Ready(Some(Err(late.into())));
+                }
                 this.give_back_at_end();
                 Poll::Ready(Some(Ok(match part {
                     BodyPart::Data(data) => Frame::data(data),
@@ -171,13 +159,13 @@ impl ResponseBody {
                 this.give_back();
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.poll_deadline(cx) {
-                Poll::Ready(kind) => {
+            Poll::Pending => {
+                let sent = source.wire.sent_at();
+                this.patience.poll(sent, cx).map(|late| {
                     this.source = None;
-                    Poll::Ready(Some(Err(kind.into())))
-                }
-                Poll::Pending => Poll::Pending,
-            },
+                    Some(Err(late.into()))
+                })
+            }
         }
     }
 }

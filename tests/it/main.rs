@@ -28,6 +28,7 @@ mod cloudfront_purges;
 mod collapsing;
 mod compression;
 mod conditions;
+mod deadlines;
 mod discovery;
 mod examples;
 mod expectations;
