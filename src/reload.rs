@@ -156,7 +156,7 @@ impl Reloader {
         let change = self
             .bindings
             .prepare(&config.listeners, self.workers.count())
-            .map_err(|found| problems.extend(found))
+            .map_err(|found| problems.extend(found.problems))
             .ok();
         let target = &config.log.access.to;
         let sink = (*target != running.config.log.access.to).then(|| Sink::open(target));

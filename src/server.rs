@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::admin::{self, AdminSocket, Command};
-use crate::bindings::{Bindings, Change};
+use crate::bindings::{Bindings, Change, Unbound};
 use crate::cache::Cache;
 use crate::compile::{self, Compiled};
 use crate::config::diagnostics::{self, Sources};
 use crate::config::model::{Config, Process};
 use crate::files::Reader;
 use crate::front_lists::FrontLists;
+use crate::listener::Inherited;
 use crate::logging::ProgramLog;
 use crate::proxy::{LogWriter, Sink};
 use crate::purge::Purges;
@@ -42,6 +43,9 @@ const COMMANDS_QUEUED: usize = 16;
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long lists of fronts' addresses may take to be fetched at the start.
 const FETCH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a port that is in use is asked for at the start, and how often.
+const BIND_PATIENCE: Duration = Duration::from_secs(1);
+const BIND_PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked whether the cache is to be swept.
 const SWEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stop waits for purges of the caches in front of us, once nothing else is open.
@@ -100,6 +104,8 @@ pub fn compiled(path: &Path) -> Result<Compiled, Exit> {
 
 /// Runs the proxy until it is told to stop.
 pub fn run(path: &Path) -> Exit {
+    // Before there are other threads, since it changes the environment.
+    let (inherited, problems) = Inherited::take();
     let prepared = match prepare(path) {
         Ok(prepared) => prepared,
         Err(exit) => return exit,
@@ -110,7 +116,10 @@ pub fn run(path: &Path) -> Exit {
             Ok(runtime) => runtime,
             Err(error) => return start_failed(&format!("no runtime: {error}")),
         };
-    let exit = runtime.block_on(serve(prepared, path, program_log));
+    for problem in problems {
+        tracing::warn!("{problem}");
+    }
+    let exit = runtime.block_on(serve(prepared, path, program_log, inherited));
     // File and name look-ups that hang are nobody's concern any more.
     runtime.shutdown_background();
     exit
@@ -157,7 +166,7 @@ struct Opened {
     access_log: Rc<LogWriter>,
 }
 
-fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
+async fn open(config: &Config, sources: &Sources, inherited: Inherited) -> Result<Opened, Exit> {
     let signals = Signals::new()
         .map_err(|error| start_failed(&format!("signals cannot be received: {error}")))?;
     let mut problems = String::new();
@@ -168,8 +177,11 @@ fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
             None
         }
     };
-    let bindings = Bindings::default();
-    match bindings.prepare(&config.listeners, config.process.workers) {
+    let bindings = Bindings::new(inherited);
+    for address in bindings.unused(&config.listeners) {
+        tracing::warn!(%address, "an inherited socket that no listener binds: nobody accepts there");
+    }
+    match prepare_bindings(&bindings, config).await {
         Ok(change) if problems.is_empty() => {
             let access_log = LogWriter::start(&config.log.access.to).map_err(|error| {
                 start_failed(&format!("log.access.to cannot be opened: {error}"))
@@ -177,20 +189,39 @@ fn open(config: &Config, sources: &Sources) -> Result<Opened, Exit> {
             Ok(Opened { signals, admin, bindings, change, access_log: Rc::new(access_log) })
         }
         prepared => {
-            let found = prepared.err().unwrap_or_default();
+            let found = prepared.err().unwrap_or_default().problems;
             report(&(problems + &diagnostics::render(&found, sources)));
             Err(Exit::StartFailed)
         }
     }
 }
 
-async fn serve(prepared: Prepared, path: &Path, program_log: ProgramLog) -> Exit {
+/// Binds everything. What is in use may be about to be let go by a process that ends just now, as
+/// the one before this.
+async fn prepare_bindings(bindings: &Bindings, config: &Config) -> Result<Change, Unbound> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match bindings.prepare(&config.listeners, config.process.workers) {
+            Err(unbound) if unbound.is_in_use && Instant::now() < deadline => {
+                sleep(BIND_PAUSE).await;
+            }
+            prepared => return prepared,
+        }
+    }
+}
+
+async fn serve(
+    prepared: Prepared,
+    path: &Path,
+    program_log: ProgramLog,
+    inherited: Inherited,
+) -> Exit {
     let Prepared { compiled, resources, descriptors_max, files, digest } = prepared;
     let Compiled { snapshot, warnings } = compiled;
     let sources = snapshot.sources.clone();
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.report(&sources)).collect();
     reload::log_all(&warnings);
-    let opened = match open(&snapshot.config, &sources) {
+    let opened = match open(&snapshot.config, &sources, inherited).await {
         Ok(opened) => opened,
         Err(exit) => return exit,
     };

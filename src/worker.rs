@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::listener::{Accepting, ListenSocket, ListenerName, Registry, accept};
+use crate::listener::{Accepting, Door, ListenSocket, ListenerName, Registry, accept};
 use crate::metrics;
 use crate::outbox;
 use crate::proxy::AccessLog;
@@ -71,15 +71,18 @@ impl Workers {
         self.0.len()
     }
 
-    /// Gives each worker its socket of an address.
+    /// Gives each worker its socket of an address, or its sockets.
     pub async fn take(
         &self,
         sockets: Vec<ListenSocket>,
         listener: &ListenerName,
         stop: &CancellationToken,
+        door: Door,
     ) {
-        for (worker, socket) in self.0.iter().zip(sockets) {
-            let accepting = Accepting { socket, listener: listener.clone(), stop: stop.clone() };
+        let door = Arc::new(door);
+        for (worker, socket) in self.0.iter().cycle().zip(sockets) {
+            let (listener, stop, door) = (listener.clone(), stop.clone(), door.clone());
+            let accepting = Accepting { socket, listener, stop, door };
             if worker.send(accepting).await.is_err() {
                 tracing::error!("a worker has ended and takes no socket");
             }

@@ -11,8 +11,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::bind::{self, ListenSocket};
-use super::connection::{self, Register};
+use super::bind::ListenSocket;
+use super::connection::{self, Accepted, Register};
+use super::door::Door;
 use super::socket::Stream;
 use crate::config::model::Name;
 use crate::outbox;
@@ -37,6 +38,7 @@ pub struct Accepting {
     pub listener: ListenerName,
     /// Ends the accepting, after the connections that are queued.
     pub stop: CancellationToken,
+    pub door: Arc<Door>,
 }
 
 /// The open connections of one worker.
@@ -115,19 +117,11 @@ impl Socket {
             }
         }
     }
-
-    fn turn_away_newcomers(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => bind::turn_away_newcomers(&socket.into()),
-            // Connecting to a unix socket has no second step.
-            Self::Unix(_) => Ok(()),
-        }
-    }
 }
 
 /// Accepts until told to stop.
 pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registry>, tasks: Tasks) {
-    let Accepting { socket, listener, stop } = accepting;
+    let Accepting { socket, listener, stop, door } = accepting;
     let socket = match Socket::new(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -140,23 +134,23 @@ pub async fn accept(local: Rc<Local>, accepting: Accepting, registry: Rc<Registr
         tracing::error!(listener = %listener.load(), "socket of a listener that is not configured");
         return;
     };
-    let acceptor = Acceptor { local, name: listener, known: RefCell::new(known), registry, tasks };
+    let closing = CancellationToken::new();
+    let known = RefCell::new(known);
+    let acceptor = Acceptor { local, name: listener, known, registry, tasks, stop, closing };
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = acceptor.stop.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
         acceptor.serve(accepted).await;
     }
-    if let Err(error) = socket.turn_away_newcomers() {
-        tracing::debug!(%error, "newcomers cannot be turned away");
-    }
+    let is_ours = door.shut();
+    acceptor.end_connections();
     // What the kernel has accepted for us is ours to serve.
-    while let Ok(accepted) = timeout(LAST_HANDSHAKES, socket.accept()).await {
+    while is_ours && let Ok(accepted) = timeout(LAST_HANDSHAKES, socket.accept()).await {
         acceptor.serve(accepted).await;
     }
-    acceptor.end_connections();
 }
 
 struct Acceptor {
@@ -166,6 +160,10 @@ struct Acceptor {
     known: RefCell<Arc<Listener>>,
     registry: Rc<Registry>,
     tasks: Tasks,
+    /// Ends the accepting.
+    stop: CancellationToken,
+    /// Tells connections that have not begun yet that their listener goes.
+    closing: CancellationToken,
 }
 
 impl Acceptor {
@@ -180,22 +178,29 @@ impl Acceptor {
     }
 
     /// Waits for a place among the connections. Until there is one, no other connection is accepted
-    /// from the socket of this one.
-    async fn place(&self, listener: &Listener) -> Connected {
-        match listener.limit.try_connect() {
-            Some(place) => place,
-            None => {
-                listener.stats.rejected[Rejection::Limit as usize].increment();
-                listener.limit.connect().await
-            }
+    /// from the socket of this one. A socket that closes waits for none.
+    async fn place(&self, listener: &Listener) -> Option<Connected> {
+        if let Some(place) = listener.limit.try_connect() {
+            return Some(place);
+        }
+        listener.stats.rejected[Rejection::Limit as usize].increment();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            place = listener.limit.connect() => Some(place),
         }
     }
 
-    /// Lets the connections of a listener that is gone end with their requests.
+    /// Lets the connections of a listener that is gone end with their requests, those to come
+    /// included.
     fn end_connections(&self) {
         let name = &self.known.borrow().spec.name;
-        if !self.local.snapshot().listeners.contains_key(name) {
+        let is_gone = !self.local.snapshot().listeners.contains_key(name);
+        if is_gone {
             self.registry.drain_listener(name);
+        }
+        if is_gone || self.registry.draining.get() {
+            self.closing.cancel();
         }
     }
 
@@ -216,15 +221,16 @@ impl Acceptor {
                 return;
             }
         };
-        let place = self.place(&listener).await;
+        let Some(place) = self.place(&listener).await else { return };
         listener.stats.accepted.increment();
         listener.stats.connections.add(1);
         let counted = Counted(listener.clone());
         let (local, registry) = (self.local.clone(), self.registry.clone());
+        let accepted = Accepted { stream, ends, closing: self.closing.clone() };
         self.tasks.spawn("connection", async move {
             let _counted = counted;
             let _place = place;
-            connection::serve(local, listener, stream, ends, &registry).await;
+            connection::serve(local, listener, accepted, &registry).await;
         });
     }
 }

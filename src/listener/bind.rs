@@ -12,18 +12,23 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::door::Door;
+use super::inherited::Inherited;
 use crate::config::model::BindAddress;
 
 /// Connections that wait to be accepted, for each socket.
 const BACKLOG: i32 = 4096;
+/// The first port that every user may bind, unless `net.ipv4.ip_unprivileged_port_start` says
+/// otherwise.
+const UNPRIVILEGED_PORTS: u16 = 1024;
 /// Bytes in the kernel that have not been sent, above which a connection takes no more.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The sockets of one address: one for each worker.
+/// The sockets of one address: one for each worker, or more.
 #[derive(Debug)]
 pub struct Bound {
     /// With the port that the kernel chose, where 0 was asked for.
@@ -51,9 +56,14 @@ impl fmt::Display for BindError {
             io::ErrorKind::AddrInUse => {
                 write!(f, "{address} is in use by another process")
             }
-            io::ErrorKind::PermissionDenied => {
-                write!(f, "{address} may not be bound by this user")
-            }
+            io::ErrorKind::PermissionDenied => match address {
+                BindAddress::Tcp(tcp) if tcp.port() < UNPRIVILEGED_PORTS => write!(
+                    f,
+                    "{address} may not be bound by this user: ports below {UNPRIVILEGED_PORTS} \
+                     need the capability CAP_NET_BIND_SERVICE"
+                ),
+                _ => write!(f, "{address} may not be bound by this user"),
+            },
             io::ErrorKind::AddrNotAvailable => {
                 write!(f, "{address} is no address of this machine")
             }
@@ -62,10 +72,61 @@ impl fmt::Display for BindError {
     }
 }
 
+impl BindError {
+    /// Whether another socket has the address, which may be about to let it go.
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+
+    /// The way out of it.
+    pub fn help(&self) -> &'static str {
+        match (self.source.kind(), &self.address) {
+            (io::ErrorKind::PermissionDenied, BindAddress::Tcp(_)) => {
+                "give it that capability (AmbientCapabilities= in a unit of systemd, \
+                 `setcap cap_net_bind_service=+ep` on the binary, `--cap-add NET_BIND_SERVICE` of \
+                 a container), have the socket bound by systemd, or bind a higher port"
+            }
+            _ => "stop what uses it, or bind another address",
+        }
+    }
+}
+
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
     }
+}
+
+impl ListenSocket {
+    pub(super) fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(socket) => socket.into(),
+            Self::Unix(socket) => socket.into(),
+        }
+    }
+
+    /// The same socket once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+}
+
+/// Takes the inherited sockets of an address, or binds it, for `workers` workers.
+pub fn open(
+    address: &BindAddress,
+    workers: usize,
+    inherited: &Inherited,
+) -> Result<(Bound, Door), BindError> {
+    let failed = |source| BindError { address: address.clone(), source };
+    if let Some(lent) = inherited.bound(address, workers).map_err(failed)? {
+        return Ok(lent);
+    }
+    let bound = bind(address, workers)?;
+    let door = Door::of(&bound.sockets).map_err(failed)?;
+    Ok((bound, door))
 }
 
 /// Binds an address for `workers` workers.
@@ -103,15 +164,19 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if shared {
         socket.set_reuse_port(true)?;
     }
-    // Accepted sockets inherit these.
+    tune(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets what accepted sockets inherit.
+pub(super) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // What a slow reader takes is seen as it takes it, not in bursts of a whole send buffer.
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL),
-    )?;
-    socket.bind(&address.into())?;
-    Ok(socket)
+    )
 }
 
 fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
@@ -137,24 +202,6 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
         .map(|_| Ok(ListenSocket::Unix(socket.try_clone()?.into())))
         .collect::<io::Result<_>>()?;
     Ok(Bound { address: BindAddress::Unix(path.to_owned()), sockets })
-}
-
-/// Makes the kernel drop new connection attempts (which clients repeat) while handshakes that
-/// have begun end and the queue is emptied. Closing the socket resets whatever is in its queue.
-pub fn turn_away_newcomers(socket: &socket2::SockRef<'_>) -> io::Result<()> {
-    // The TCP flags are at offset 13; a segment with SYN and without ACK is a newcomer.
-    const FLAGS_OFFSET: u32 = 13;
-    const SYN_AND_ACK: u32 = 0x12;
-    const SYN: u32 = 0x02;
-    const KEEP_ALL: u32 = u32::MAX;
-    let load_flags =
-        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, FLAGS_OFFSET);
-    let mask =
-        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN_AND_ACK);
-    let is_syn = SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN);
-    let drop = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-    let keep = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, KEEP_ALL);
-    socket.attach_filter(&[load_flags, mask, is_syn, drop, keep])
 }
 
 #[cfg(test)]
@@ -205,18 +252,5 @@ mod tests {
         assert!(bind(&BindAddress::Unix(path.clone()), 1).is_err());
         assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"precious"[..]));
         let _ = std::fs::remove_file(path);
-    }
-
-    #[test]
-    fn newcomers_are_turned_away_without_a_reset() {
-        let bound = bind(&any_port(), 1).expect("a free port");
-        let (ListenSocket::Tcp(socket), BindAddress::Tcp(address)) =
-            (&bound.sockets[0], &bound.address)
-        else {
-            unreachable!("a TCP address")
-        };
-        turn_away_newcomers(&socket.into()).expect("the kernel takes the filter");
-        let attempt = std::net::TcpStream::connect_timeout(address, Duration::from_millis(100));
-        assert_eq!(attempt.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
     }
 }

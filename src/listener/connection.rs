@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -14,10 +13,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::handshake::handshake;
-use super::io::{ClientIo, Transport};
+use super::io::{ClientIo, DRAIN_IDLE, Transport};
 use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
@@ -41,6 +41,8 @@ const PARSER_SLACK_BYTES: usize = 8 << 10;
 /// be silent meanwhile: as long as that our answer may be on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_GAP: Duration = Duration::from_secs(5);
+/// The same while we drain.
+const DRAIN_LINGER_GAP: Duration = Duration::from_secs(1);
 /// Fields above which hyper needs to be told.
 const HYPER_HEADERS_DEFAULT: usize = 100;
 
@@ -50,20 +52,29 @@ pub(crate) trait Register {
     fn register(&self, connection: &Rc<ClientConnection>) -> Self::Registered;
 }
 
+/// An accepted socket.
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    pub(crate) ends: Ends,
+    /// Cancelled when its listener goes: what has not begun by then has little time to.
+    pub(crate) closing: CancellationToken,
+}
+
 /// Serves an accepted socket to its end.
 pub(crate) async fn serve(
     local: Rc<Local>,
     listener: Arc<Listener>,
-    stream: Stream,
-    ends: Ends,
+    accepted: Accepted,
     register: &impl Register,
 ) {
-    let socket = Socket::new(stream, listener.spec.timeouts.write);
     // Each stage in a box of its own: what an idle connection holds is the last of them only.
-    let arrived = Box::pin(arrive(&local, &listener, ends, socket)).await;
-    let Some(Arrived { transport, protocol, ends, tls }) = arrived else { return };
+    let arrived = Box::pin(arrive_in_time(&local, &listener, accepted)).await;
+    let Some((Arrived { transport, protocol, ends, tls }, is_leaving)) = arrived else { return };
     let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
     let _registered = register.register(&connection);
+    if is_leaving {
+        connection.drain();
+    }
     let io = ClientIo::new(transport, connection.clone());
     match protocol {
         Protocol::H1 => serve_h1(local, connection, io).await,
@@ -77,6 +88,27 @@ struct Arrived {
     protocol: Protocol,
     ends: Ends,
     tls: Option<TlsFacts>,
+}
+
+/// A connection on which HTTP can begin, and whether it is to end with its first request. Of a
+/// client that says nothing, or too slowly, a closing listener lets go.
+async fn arrive_in_time(
+    local: &Local,
+    listener: &Listener,
+    accepted: Accepted,
+) -> Option<(Arrived, bool)> {
+    let Accepted { stream, ends, closing } = accepted;
+    let socket = Socket::new(stream, listener.spec.timeouts.write);
+    let late = async {
+        closing.cancelled().await;
+        sleep(DRAIN_IDLE).await;
+    };
+    let arrived = tokio::select! {
+        biased;
+        arrived = arrive(local, listener, ends, socket) => arrived?,
+        () = late => return None,
+    };
+    Some((arrived, closing.is_cancelled()))
 }
 
 /// What comes before HTTP: the word of a proxy in front, TLS, and which HTTP it is to be.
@@ -174,17 +206,20 @@ fn h1_builder(connection: &ClientConnection) -> http1::Builder {
 }
 
 /// What becomes of a connection that hyper is done with. Boxed: an open one does not carry it.
-fn end_h1<S>(connection: &ClientConnection, parts: http1::Parts<TokioIo<ClientIo>, S>) -> Driven {
+fn end_h1<S>(
+    connection: &Rc<ClientConnection>,
+    parts: http1::Parts<TokioIo<ClientIo>, S>,
+) -> Driven {
     let io = parts.io.into_inner();
     match connection.take_tunnel() {
         Some(tunnel) => Box::pin(run_tunnel(io.into_tunnel(), parts.read_buf, tunnel)),
-        None => Box::pin(close(io)),
+        None => Box::pin(close(io, connection.clone())),
     }
 }
 
 /// Ends the connection so that the last answer arrives: what the client still sends is read for a
 /// while, because the kernel answers unread bytes with a reset.
-async fn close(mut io: ClientIo) {
+async fn close(mut io: ClientIo, connection: Rc<ClientConnection>) {
     let linger = io.may_have_unread_input();
     if timeout(LINGER, io.shutdown()).await.is_err() || !linger {
         return;
@@ -192,9 +227,15 @@ async fn close(mut io: ClientIo) {
     let mut io = io.into_tunnel();
     let drain = async {
         let mut buffer = vec![0; 16 << 10];
-        while let Ok(Ok(read)) = timeout(LINGER_GAP, io.read(&mut buffer)).await
-            && read > 0
-        {}
+        loop {
+            let draining = connection.draining_since();
+            let gap = if draining.is_some() { DRAIN_LINGER_GAP } else { LINGER_GAP };
+            let Ok(Ok(read)) = timeout(gap, io.read(&mut buffer)).await else { break };
+            // A stop does not wait for who goes on sending what nobody wants.
+            if read == 0 || draining.is_some_and(|since| since.elapsed() > DRAIN_IDLE) {
+                break;
+            }
+        }
     };
     let _ = timeout(LINGER, drain).await;
 }
@@ -220,33 +261,25 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
         service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
     };
     let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let goodbye = spec.timeouts.write;
     Box::pin(async move {
         let mut http = Pin::new(&mut http);
         let mut leaving = false;
-        let mut deadline = None;
         let result = poll_fn(|cx| {
             connection.register(cx.waker());
-            if !leaving && (connection.draining_since().is_some() || connection.is_expired()) {
+            if !leaving && connection.leaving_since().is_some() {
                 leaving = true;
-                // GOAWAY in two steps; what is open goes on.
+                // GOAWAY in two steps; what is open goes on. How long the client may take to answer
+                // the first is for its I/O to say.
                 http.as_mut().graceful_shutdown();
-                if connection.is_expired() {
-                    deadline = Some(Box::pin(tokio::time::sleep(goodbye)));
-                }
             }
-            if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
-            }
-            if !leaving && connection.is_expired() {
+            let result = http.as_mut().poll(cx);
+            if result.is_pending() && !leaving && connection.leaving_since().is_some() {
                 cx.waker().wake_by_ref();
             }
-            // A client that was idle and does not answer the goodbye is cut.
-            let Some(deadline) = &mut deadline else { return Poll::Pending };
-            deadline.as_mut().poll(cx).map(|()| None)
+            result
         })
         .await;
-        if let Some(Err(error)) = &result {
+        if let Err(error) = &result {
             note_error(&connection, error);
         }
     })

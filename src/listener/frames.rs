@@ -8,6 +8,7 @@ const PREFACE_BYTES: usize = 24;
 const FRAME_HEADER_BYTES: usize = 9;
 
 const HEADERS: u8 = 0x1;
+const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
 
@@ -21,6 +22,8 @@ pub(crate) struct FrameScanner {
     payload_left: usize,
     /// A header block has begun and not ended.
     in_header_block: bool,
+    /// The client has made room for answers since that was asked last.
+    has_made_room: bool,
 }
 
 impl FrameScanner {
@@ -31,12 +34,23 @@ impl FrameScanner {
             header_len: 0,
             payload_left: 0,
             in_header_block: false,
+            has_made_room: false,
         }
     }
 
     /// Whether a preface or a header block has begun that is not complete.
     pub(crate) fn is_in_head(&self) -> bool {
         self.preface_left > 0 || self.in_header_block
+    }
+
+    /// Whether a frame of ours could be put between those of the client.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        !self.is_in_head() && self.payload_left == 0 && self.header_len == 0
+    }
+
+    /// Whether the client has made room for answers, as a reader does, since the last call.
+    pub(crate) fn take_room_made(&mut self) -> bool {
+        std::mem::take(&mut self.has_made_room)
     }
 
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
@@ -69,6 +83,7 @@ impl FrameScanner {
         if matches!(kind, HEADERS | CONTINUATION) {
             self.in_header_block = true;
         }
+        self.has_made_room |= kind == WINDOW_UPDATE;
         if self.payload_left == 0 {
             self.end_frame();
         }
@@ -110,6 +125,22 @@ mod tests {
     fn a_connection_is_in_a_head_until_its_preface_has_come() {
         assert!(is_in_head(&[b'P'; PREFACE_BYTES - 1]));
         assert!(!is_in_head(&[b'P'; PREFACE_BYTES]));
+    }
+
+    #[test]
+    fn room_is_made_by_window_updates_only() {
+        let mut scanner = FrameScanner::new();
+        scanner.feed(&[b'P'; PREFACE_BYTES]);
+        assert!(scanner.is_between_frames());
+        scanner.feed(&frame(0x6, 0, 8));
+        assert!(!scanner.take_room_made());
+        let update = frame(WINDOW_UPDATE, 0, 4);
+        scanner.feed(&update[..10]);
+        assert!(!scanner.is_between_frames());
+        scanner.feed(&update[10..]);
+        assert!(scanner.is_between_frames());
+        assert!(scanner.take_room_made());
+        assert!(!scanner.take_room_made());
     }
 
     #[test]

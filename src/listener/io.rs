@@ -23,11 +23,21 @@ use crate::proxy::client::{ClientConnection, Protocol};
 use crate::snapshot::stats::ParseError;
 use crate::timer::LazyTimer;
 
-/// How long an idle HTTP/1.1 connection stays open for one more request while we drain.
-const DRAIN_IDLE: Duration = Duration::from_secs(5);
+/// How long an idle HTTP/1.1 connection stays open for one more request while we drain, and how
+/// long the head of a request may still take then.
+pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(5);
 
+/// How long an HTTP/2 client without open streams may take to answer the first GOAWAY. Its requests
+/// that come later are told to be sent again elsewhere by the second one.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the client may take nothing of answers that h2 still holds then.
+const STALL: Duration = Duration::from_secs(4);
 /// How long a client that has been told goodbye may be silent before the connection is closed.
 const LINGER_GAP: Duration = Duration::from_secs(2);
+/// The answer to the PING that h2 sends behind the first GOAWAY of a graceful end: its mark of
+/// this connection, which no PING of anybody else has.
+const GOODBYE_ANSWER: [u8; 17] =
+    [0, 0, 8, 6, 1, 0, 0, 0, 0, 0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 
 #[derive(Debug)]
 pub(crate) enum Transport {
@@ -56,13 +66,20 @@ pub(crate) struct ClientIo {
     read_at: Instant,
     state: State,
     /// Once an HTTP/2 connection has said goodbye.
-    lingering: Option<Lingering>,
+    goodbye: Option<Box<Goodbye>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Lingering {
-    since: Instant,
-    read_at: Instant,
+/// The end of an HTTP/2 connection.
+#[derive(Debug)]
+struct Goodbye {
+    /// h2 was told that the client has answered the first GOAWAY, which the client has not.
+    is_answered: bool,
+    /// A write waits for the client.
+    is_blocked: bool,
+    /// When the client last took something of what it is still to get.
+    taken_at: Instant,
+    /// Since when nothing more is written.
+    lingering_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -87,6 +104,25 @@ enum State {
     Expired,
     /// hyper is told that the connection broke off: the body that is under way is not to be trusted.
     Broken,
+}
+
+/// One step of the end of an HTTP/2 connection.
+enum Parting {
+    Begun,
+    Answered,
+    Over,
+}
+
+impl Goodbye {
+    fn begin(now: Instant) -> Self {
+        Self { is_answered: false, is_blocked: false, taken_at: now, lingering_since: None }
+    }
+
+    /// When the connection is closed if the client takes nothing any more.
+    fn end(&self) -> Instant {
+        let patience = if self.lingering_since.is_some() { LINGER_GAP } else { STALL };
+        self.taken_at + patience
+    }
 }
 
 /// Why no further byte is waited for.
@@ -120,7 +156,7 @@ impl ClientIo {
             head_since: None,
             read_at: connection.opened,
             state: State::Open,
-            lingering: None,
+            goodbye: None,
             connection,
         }
     }
@@ -165,6 +201,11 @@ impl ClientIo {
                     true => self.head_since.or(Some(now)),
                     false => None,
                 };
+                if let Some(goodbye) = &mut self.goodbye
+                    && scanner.take_room_made()
+                {
+                    goodbye.taken_at = now;
+                }
                 Ok(())
             }
             Scanner::None => Ok(()),
@@ -174,8 +215,11 @@ impl ClientIo {
     /// How long the next byte may take, and what its absence means.
     fn deadline(&self) -> Option<(Instant, Expiry)> {
         let timeouts = &self.connection.listener.spec.timeouts;
+        let draining = self.connection.draining_since();
         if let Some(since) = self.head_since {
-            return Some((since + timeouts.header, Expiry::Head));
+            let late = since + timeouts.header;
+            let drained = draining.map(|draining| draining.max(since) + DRAIN_IDLE);
+            return Some((drained.map_or(late, |drained| drained.min(late)), Expiry::Head));
         }
         match &self.scanner {
             Scanner::H1(scanner) => match scanner.waiting() {
@@ -192,11 +236,46 @@ impl ClientIo {
             0 => self.connection.opened + timeouts.header,
             _ => self.connection.idle_since() + timeouts.idle,
         };
-        let drained = match self.connection.protocol {
-            Protocol::H1 => self.connection.draining_since().map(|since| since + DRAIN_IDLE),
-            Protocol::H2 => None,
+        let left = match self.connection.protocol {
+            Protocol::H1 => draining.map(|since| since + DRAIN_IDLE),
+            Protocol::H2 => match &self.goodbye {
+                Some(goodbye) if goodbye.is_answered => {
+                    return Some((goodbye.end(), Expiry::Silent));
+                }
+                _ => self.connection.leaving_since().map(|since| {
+                    let patience = if self.is_between_frames() { GOODBYE } else { DRAIN_IDLE };
+                    // From the last request on, whether it came before or after.
+                    since.max(self.connection.idle_since()) + patience
+                }),
+            },
         };
-        Some((drained.map_or(idle, |drained| drained.min(idle)), Expiry::Silent))
+        Some((left.map_or(idle, |left| left.min(idle)), Expiry::Silent))
+    }
+
+    fn is_between_frames(&self) -> bool {
+        matches!(&self.scanner, Scanner::H2(scanner) if scanner.is_between_frames())
+    }
+
+    /// One step towards the end of an HTTP/2 connection that is silent: h2 says goodbye; if the client does not
+    /// answer that, h2 is told that it has, and ends once what it holds is written; if the client
+    /// does not take that either, h2 is told that the client has closed.
+    fn part(&mut self, buf: &mut ReadBuf<'_>) -> Parting {
+        if self.connection.leaving_since().is_none() {
+            // Its driver says goodbye, and asks again.
+            self.connection.expire();
+            return Parting::Begun;
+        }
+        let now = Instant::now();
+        let is_between = self.is_between_frames();
+        let goodbye = self.goodbye.get_or_insert_with(|| Box::new(Goodbye::begin(now)));
+        let has_place = buf.remaining() >= GOODBYE_ANSWER.len();
+        if goodbye.is_answered || !is_between || !has_place {
+            return Parting::Over;
+        }
+        goodbye.is_answered = true;
+        goodbye.taken_at = now;
+        buf.put_slice(&GOODBYE_ANSWER);
+        Parting::Answered
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Expiry> {
@@ -221,26 +300,38 @@ impl ClientIo {
     /// as long as it reads our last answers. Closing before would make the kernel reset the
     /// connection and destroy what is on its way.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(lingering) = &mut self.lingering else { return Poll::Ready(()) };
+        let Some(goodbye) = &mut self.goodbye else { return Poll::Ready(()) };
+        let Some(since) = goodbye.lingering_since else { return Poll::Ready(()) };
         let mut bytes = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    lingering.read_at = Instant::now();
+                    let Scanner::H2(scanner) = &mut self.scanner else { continue };
+                    scanner.feed(buffer.filled());
+                    // Whatever else it sends, as PINGs, does not say that it reads.
+                    if scanner.take_room_made() {
+                        goodbye.taken_at = Instant::now();
+                    }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
-        let total = lingering.since + self.connection.listener.spec.timeouts.write;
-        let deadline = total.min(lingering.read_at + LINGER_GAP);
+        let total = since + self.connection.listener.spec.timeouts.write;
+        let deadline = total.min(goodbye.end());
         self.timer.poll_until(deadline, Instant::now(), cx)
     }
 
-    fn note_blocked(&self, is_blocked: bool) {
+    fn note_blocked(&mut self, is_blocked: bool) {
         if is_blocked {
             self.connection.set_write_blocked_at(Instant::now());
+        }
+        if let Some(goodbye) = &mut self.goodbye {
+            if goodbye.is_blocked && !is_blocked {
+                goodbye.taken_at = Instant::now();
+            }
+            goodbye.is_blocked = is_blocked;
         }
     }
 
@@ -332,9 +423,11 @@ impl AsyncRead for ClientIo {
                         Poll::Pending => match ready!(this.poll_deadline(cx)) {
                             Expiry::Head => this.refuse(TIMEOUT, ParseError::HeadTimeout),
                             Expiry::Silent if this.connection.protocol == Protocol::H2 => {
-                                // Its driver says goodbye first.
-                                this.connection.expire();
-                                return Poll::Pending;
+                                match this.part(buf) {
+                                    Parting::Begun => return Poll::Pending,
+                                    Parting::Answered => return Poll::Ready(Ok(())),
+                                    Parting::Over => this.state = State::Expired,
+                                }
                             }
                             Expiry::Silent => this.state = State::Expired,
                         },
@@ -381,13 +474,15 @@ impl AsyncWrite for ClientIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.lingering.is_none() {
+        if this.goodbye.as_ref().is_none_or(|goodbye| goodbye.lingering_since.is_none()) {
             ready!(Pin::new(&mut this.transport).poll_shutdown(cx))?;
-            if this.connection.protocol == Protocol::H1 {
+            if this.connection.protocol == Protocol::H1 || matches!(this.state, State::Expired) {
                 return Poll::Ready(Ok(()));
             }
             let now = Instant::now();
-            this.lingering = Some(Lingering { since: now, read_at: now });
+            let goodbye = this.goodbye.get_or_insert_with(|| Box::new(Goodbye::begin(now)));
+            goodbye.lingering_since = Some(now);
+            goodbye.taken_at = now;
         }
         this.poll_linger(cx).map(Ok)
     }

@@ -7,11 +7,13 @@
 mod accept;
 pub mod bind;
 mod connection;
+mod door;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod handshake;
 mod head;
+mod inherited;
 mod io;
 mod proxy_protocol;
 mod socket;
@@ -19,3 +21,5 @@ mod stream;
 
 pub use accept::{Accepting, ListenerName, Registry, accept};
 pub use bind::ListenSocket;
+pub use door::Door;
+pub use inherited::Inherited;

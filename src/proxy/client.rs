@@ -38,7 +38,7 @@ pub struct ClientConnection {
     is_refusing: Cell<bool>,
     violation: Cell<Option<(u64, &'static str)>>,
     draining_since: Cell<Option<Instant>>,
-    idle_expired: Cell<bool>,
+    expired_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<PendingTunnel>>,
     timers: TimerSlot,
@@ -151,7 +151,7 @@ impl ClientConnection {
             is_refusing: Cell::new(false),
             violation: Cell::new(None),
             draining_since: Cell::new(None),
-            idle_expired: Cell::new(false),
+            expired_since: Cell::new(None),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             timers: TimerSlot::default(),
@@ -308,11 +308,14 @@ impl ClientConnection {
 
     /// Notes that the connection has been idle for too long; its driver ends it properly.
     pub fn expire(&self) {
-        self.idle_expired.set(true);
+        if self.expired_since.get().is_none() {
+            self.expired_since.set(Some(Instant::now()));
+        }
     }
 
-    pub fn is_expired(&self) -> bool {
-        self.idle_expired.get()
+    /// Since when the client is to be told goodbye, for whichever reason.
+    pub fn leaving_since(&self) -> Option<Instant> {
+        self.expired_since.get().or(self.draining_since.get())
     }
 
     pub fn register(&self, waker: &Waker) {

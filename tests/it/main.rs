@@ -14,6 +14,7 @@ mod support;
 mod access;
 mod access_log;
 mod acme;
+mod activation;
 mod admin;
 mod affinity;
 mod architecture;

@@ -3,12 +3,16 @@
 use rustix::process::Signal;
 
 use crate::support::origin::Gate;
-use crate::support::{Client, HOST, Origin, Proxy, Setup, eventually, ok};
+use crate::support::{Authority, Client, Folder, HOST, Origin, Proxy, Setup, eventually, h2, ok};
 
 const HELLO: &str = "[[route]]\nrespond = { status = 200, body = \"hello\" }";
 
 /// An origin that answers once its gate is open, and a proxy in front.
 fn gated(process: &str) -> (Gate, Origin, Proxy) {
+    gated_on("", process)
+}
+
+fn gated_on(listener: &str, process: &str) -> (Gate, Origin, Proxy) {
     let gate = Gate::default();
     let waits = gate.clone();
     let origin = Origin::scripted(move |call| {
@@ -17,7 +21,7 @@ fn gated(process: &str) -> (Gate, Origin, Proxy) {
         }
         call.send(&ok("finished"));
     });
-    let proxy = Setup::of(&[&origin]).process(process).start();
+    let proxy = Setup::of(&[&origin]).listener(listener).process(process).start();
     (gate, origin, proxy)
 }
 
@@ -172,4 +176,172 @@ fn a_socket_file_is_taken_over_by_the_next_process() {
     let address = format!("unix:{}", again.folder.join("web.sock").display());
     let outer = Setup::of(&[&address]).start();
     assert_eq!(outer.get("/", &[]).text(), "hello");
+}
+
+/// The preface of an HTTP/2 client, whose table of header fields has no size, and one request.
+fn h2_request(settings: &[u8]) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, settings.len() as u8, 4, 0, 0, 0, 0, 0]);
+    bytes.extend(settings);
+    let mut block = vec![0x82, 0x86, 0x84, 0x01, HOST.len() as u8];
+    block.extend(HOST.bytes());
+    bytes.extend([0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes
+}
+
+/// Frames up to the first of `kind`; that one's payload.
+fn frame_of(client: &mut Client, kind: u8) -> Vec<u8> {
+    loop {
+        let head = client.read_exactly(9);
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let payload = client.read_exactly(length);
+        if head[3] == kind {
+            return payload;
+        }
+    }
+}
+
+fn h2_proxy() -> Proxy {
+    let listener = "protocols = [\"h2\"]";
+    let process = "drain_timeout = \"1h\"";
+    Setup::empty().process(process).listener(listener).text(HELLO).start()
+}
+
+const DATA: u8 = 0;
+const GOAWAY: u8 = 7;
+
+#[test]
+fn a_client_of_h2_that_answers_no_goodbye_does_not_hold_the_stop() {
+    let mut proxy = h2_proxy();
+    let mut client = proxy.connect();
+    client.send(h2_request(&[]));
+    assert_eq!(frame_of(&mut client, DATA), b"hello");
+    proxy.terminate();
+    let (first, second) = (frame_of(&mut client, GOAWAY), frame_of(&mut client, GOAWAY));
+    assert_eq!(first[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    // It may send again elsewhere what came after its one request.
+    assert_eq!(second[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
+    client.assert_closed();
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_client_of_h2_that_only_sends_pings_does_not_hold_the_stop() {
+    let mut proxy = h2_proxy();
+    let mut client = proxy.connect();
+    client.send(h2_request(&[]));
+    assert_eq!(frame_of(&mut client, DATA), b"hello");
+    proxy.terminate();
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    eventually("the connection to end", || client.try_send(ping).err());
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_client_of_h2_that_makes_no_room_for_the_rest_of_its_answer_does_not_hold_the_stop() {
+    let mut proxy = h2_proxy();
+    let mut client = proxy.connect();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 1.
+    client.send(h2_request(&[0, 4, 0, 0, 0, 1]));
+    assert_eq!(frame_of(&mut client, DATA), b"h");
+    proxy.wait_for_access("\"status\":200");
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_request_of_h2_that_comes_behind_the_goodbye_is_answered() {
+    let (gate, origin, proxy) = gated_on("protocols = [\"h2\"]", "drain_timeout = \"1h\"");
+    let mut proxy = h2::run(async {
+        let mut session = h2::Session::open_plain(proxy.address()).await;
+        assert_eq!(session.get("/first").await.head.status(), 200);
+        let held = session.send(h2::get("/held"));
+        let waits = async {
+            tokio::task::spawn_blocking(move || {
+                origin.requests(2);
+                proxy.terminate();
+                proxy.wait_for_refusal(proxy.address());
+                gate.open();
+                proxy
+            })
+            .await
+            .unwrap()
+        };
+        let (answer, stopped) = tokio::join!(held, waits);
+        let answer = h2::full(answer.unwrap()).await.unwrap();
+        assert_eq!(&answer.body[..], b"finished");
+        session.driver.await.unwrap().unwrap();
+        stopped
+    });
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn clients_that_say_nothing_or_half_do_not_hold_the_stop() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    authority.write(&folder, "site", &[HOST]);
+    let patient = "protocols = [\"h2\", \"h1\"]\ntimeouts = { header = \"1h\", handshake = \"1h\", idle = \"1h\" }";
+    let mut proxy = Setup::empty()
+        .process("drain_timeout = \"1h\"")
+        .listener(patient)
+        .text(&format!(
+            "[listener.secure]\nbind = \"127.0.0.1:0\"\n{patient}\n\
+             tls.certificates = [{{ cert = \"site.crt\", key = \"site.key\" }}]\n\
+             [listener.told]\nbind = \"127.0.0.1:0\"\n{patient}\nproxy_protocol = true\n\
+             trusted = [\"127.0.0.1\"]\n{HELLO}"
+        ))
+        .start_in(folder);
+    let mut clients = Vec::new();
+    for (listener, said) in [
+        ("web", ""),
+        ("web", "PRI * HTTP"),
+        ("web", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("web", "GET / HTTP/1.1\r\nHo"),
+        ("secure", ""),
+        ("secure", "\x16\x03\x01"),
+        ("told", ""),
+        ("told", "PROXY TCP4"),
+    ] {
+        let mut client = Client::connect(proxy.address_of(listener));
+        client.send(said);
+        clients.push(client);
+    }
+    let accepted = "headwater_connections_accepted_total{listener=\"web\"}";
+    proxy.wait_for_metric(accepted, 4.0);
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_full_listener_closes_as_soon_as_any_other() {
+    let mut proxy = Setup::empty()
+        .process("drain_timeout = \"1h\"")
+        .listener("limits.connections = 1")
+        .text(HELLO)
+        .start();
+    let mut first = proxy.connect();
+    assert_eq!(first.get("/", &[]).text(), "hello");
+    let mut second = proxy.connect();
+    let rejected = "headwater_connections_rejected_total{listener=\"web\",reason=\"limit\"}";
+    proxy.wait_for_metric(rejected, 1.0);
+    proxy.terminate();
+    assert!(second.rest().is_empty(), "there is no place for it, and it is told");
+    assert!(first.get("/", &[]).closes(), "the first goes on until it has ended");
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_process_that_is_stopped_leaves_its_port_to_the_next_while_it_finishes() {
+    let (gate, origin, mut proxy) = gated("drain_timeout = \"1h\"");
+    let mut held = hold(&origin, &proxy);
+    let address = proxy.address();
+    proxy.terminate();
+    // It waits for the port as long as a process needs to let go of it.
+    let next = Setup::empty().listener(&format!("bind = \"{address}\"")).text(HELLO).start();
+    assert_eq!(next.get("/", &[]).text(), "hello");
+    assert!(proxy.is_running());
+    gate.open();
+    assert_eq!(held.answer().text(), "finished");
+    assert_eq!(proxy.exit_code(), 0);
 }

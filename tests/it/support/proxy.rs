@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -154,11 +155,22 @@ pub struct Exit {
 impl Proxy {
     /// Starts with `headwater.toml` of the folder, and waits until it accepts.
     pub fn start(folder: Folder) -> Self {
-        let mut child = command(&["run", "-c"], &folder.join("headwater.toml"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let run = command(&["run", "-c"], &folder.join("headwater.toml"));
+        Self::start_by(run, folder)
+    }
+
+    /// The same with listening sockets that it inherits, as of systemd.
+    pub fn start_with_socket(folder: Folder, socket: OwnedFd) -> Self {
+        let mut run = Command::new("sh");
+        run.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null", "sh", BINARY]);
+        run.args(["run", "-c"]).arg(folder.join("headwater.toml"));
+        run.env_remove("RUST_LOG").current_dir(std::env::temp_dir()).stdin(socket);
+        Self::start_by(run, folder)
+    }
+
+    /// Starts by a command of its own, and waits until it accepts.
+    pub fn start_by(mut run: Command, folder: Folder) -> Self {
+        let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Lines::of(child.stderr.take().unwrap());
         let out = Lines::of(child.stdout.take().unwrap());
         let mut proxy = Self { folder, child, log, out, admin: None };
@@ -181,7 +193,9 @@ impl Proxy {
         let prefix = format!("listening listener={listener} address=");
         eventually(&format!("listener {listener}"), || {
             let lines = self.log();
-            lines.iter().rev().find_map(|it| it.split_once(&prefix)?.1.trim().parse().ok())
+            let address =
+                |line: &String| line.split_once(&prefix)?.1.split_whitespace().next()?.parse().ok();
+            lines.iter().rev().find_map(address)
         })
     }
 
@@ -391,7 +405,8 @@ impl Drop for Proxy {
     }
 }
 
-fn command(arguments: &[&str], config: &Path) -> Command {
+/// A command of the binary, with the configuration as its last argument.
+pub fn command(arguments: &[&str], config: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.args(arguments).arg(config).stdin(Stdio::null()).env_remove("RUST_LOG");
     // Relative paths are relative to the file, whatever the working folder.
