@@ -17,10 +17,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::handshake;
-use super::io::{ClientIo, DRAIN_IDLE, Transport};
+use super::io::{ClientIo, DRAIN_IDLE};
 use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
+use super::transport::Transport;
 use crate::proxy::client::{ClientConnection, Ends, Protocol, TlsFacts};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};

@@ -3,7 +3,7 @@
 //!
 //! Above TLS, where heads can be seen: what a read waits for decides how long it may wait. A head
 //! that is late or too large is answered here, because no request comes of it. Stalled readers
-//! are noticed below TLS, in [`Socket`].
+//! are noticed below TLS, in [`super::socket`].
 
 use std::io;
 use std::pin::Pin;
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::frames::FrameScanner;
+use super::goodbye::{GOODBYE, GOODBYE_ANSWER, Goodbye, Parting};
 use super::head::{HeadLimits, HeadScanner, Unacceptable, Waiting};
-use super::socket::Socket;
+use super::transport::Transport;
 use crate::proxy::ClientEnd;
 use crate::proxy::client::{ClientConnection, Protocol};
 use crate::snapshot::stats::ParseError;
@@ -26,33 +26,6 @@ use crate::timer::LazyTimer;
 /// How long an idle HTTP/1.1 connection stays open for one more request while we drain, and how
 /// long the head of a request may still take then.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(5);
-
-/// How long an HTTP/2 client without open streams may take to answer the first GOAWAY. Its requests
-/// that come later are told to be sent again elsewhere by the second one.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// How long the client may take nothing of answers that h2 still holds then.
-const STALL: Duration = Duration::from_secs(4);
-/// How long a client that has been told goodbye may be silent before the connection is closed.
-const LINGER_GAP: Duration = Duration::from_secs(2);
-/// The answer to the PING that h2 sends behind the first GOAWAY of a graceful end: its mark of
-/// this connection, which no PING of anybody else has.
-const GOODBYE_ANSWER: [u8; 17] =
-    [0, 0, 8, 6, 1, 0, 0, 0, 0, 0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
-
-#[derive(Debug)]
-pub(crate) enum Transport {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
-}
-
-impl Transport {
-    pub(crate) fn socket(&self) -> &Socket {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct ClientIo {
@@ -67,19 +40,6 @@ pub(crate) struct ClientIo {
     state: State,
     /// Once an HTTP/2 connection has said goodbye.
     goodbye: Option<Box<Goodbye>>,
-}
-
-/// The end of an HTTP/2 connection.
-#[derive(Debug)]
-struct Goodbye {
-    /// h2 was told that the client has answered the first GOAWAY, which the client has not.
-    is_answered: bool,
-    /// A write waits for the client.
-    is_blocked: bool,
-    /// When the client last took something of what it is still to get.
-    taken_at: Instant,
-    /// Since when nothing more is written.
-    lingering_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -104,25 +64,6 @@ enum State {
     Expired,
     /// hyper is told that the connection broke off: the body that is under way is not to be trusted.
     Broken,
-}
-
-/// One step of the end of an HTTP/2 connection.
-enum Parting {
-    Begun,
-    Answered,
-    Over,
-}
-
-impl Goodbye {
-    fn begin(now: Instant) -> Self {
-        Self { is_answered: false, is_blocked: false, taken_at: now, lingering_since: None }
-    }
-
-    /// When the connection is closed if the client takes nothing any more.
-    fn end(&self) -> Instant {
-        let patience = if self.lingering_since.is_some() { LINGER_GAP } else { STALL };
-        self.taken_at + patience
-    }
 }
 
 /// Why no further byte is waited for.
@@ -485,58 +426,5 @@ impl AsyncWrite for ClientIo {
             goodbye.taken_at = now;
         }
         this.poll_linger(cx).map(Ok)
-    }
-}
-
-/// Calls the same method on whichever transport it is.
-macro_rules! on_transport {
-    ($transport:expr, $stream:ident => $call:expr) => {
-        match $transport.get_mut() {
-            Transport::Plain($stream) => $call,
-            Transport::Tls($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        on_transport!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        on_transport!(self, stream => Pin::new(stream).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_transport!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

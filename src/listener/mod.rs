@@ -11,6 +11,7 @@ mod door;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod goodbye;
 mod handshake;
 mod head;
 mod inherited;
@@ -18,6 +19,7 @@ mod io;
 mod proxy_protocol;
 mod socket;
 mod stream;
+mod transport;
 
 pub use accept::{Accepting, ListenerName, Registry, accept};
 pub use bind::ListenSocket;
