@@ -83,6 +83,8 @@ pub enum Kind {
     QueueTimeout,
     /// The head of the answer is larger than the front takes.
     AnswerTooLargeForFront,
+    /// The endpoints have as many tunnels as `limits.tunnels` allows.
+    TunnelLimit,
     /// The request has passed here before, again and again (RFC 8586).
     Loop,
     /// The endpoint speaks HTTP/2 without tunnels (RFC 8441).
@@ -121,6 +123,7 @@ impl Kind {
             | Self::NoEndpoint
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::TunnelLimit
             | Self::Loop
             | Self::TunnelUnsupported
             | Self::Internal => Origin::Us,
@@ -156,6 +159,7 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::TunnelLimit => "tunnel_limit",
             Self::AnswerTooLargeForFront => "answer_too_large_for_front",
             Self::Loop => "loop",
             Self::TunnelUnsupported => "tunnel_unsupported",

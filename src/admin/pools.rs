@@ -85,6 +85,7 @@ fn describe_endpoint(pool: &Pool, member: &Member, picked: bool, now: Instant) -
         "backup": member.backup,
         "zone": member.zone.as_deref(),
         "in_flight": endpoint.requests_in_flight(),
+        "tunnels": endpoint.tunnels(),
         "connections": {
             "active": endpoint.connections_open().saturating_sub(idle),
             "idle": idle,

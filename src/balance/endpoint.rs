@@ -34,6 +34,8 @@ pub struct Endpoint {
     resolved: ArcSwap<Vec<SocketAddr>>,
     /// Requests leased on all workers.
     pub(super) in_flight: AtomicUsize,
+    /// Those of them that are tunnels, or ask for one.
+    tunnels: AtomicUsize,
     /// Open connections of all workers, idle ones included.
     open: AtomicUsize,
     /// Wakes those that wait for a connection to close.
@@ -105,6 +107,7 @@ impl Endpoint {
             address,
             resolved: ArcSwap::from_pointee(resolved),
             in_flight: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             closed: Notify::new(),
             wanted: AtomicUsize::new(0),
@@ -139,6 +142,20 @@ impl Endpoint {
 
     pub fn requests_in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests in flight that are tunnels, or ask for one.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// Counts a tunnel unless `max` are.
+    pub(super) fn begin_tunnel(&self, max: usize) -> bool {
+        try_increment(&self.tunnels, max)
+    }
+
+    pub(super) fn end_tunnel(&self) {
+        self.tunnels.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub fn connections_open(&self) -> usize {

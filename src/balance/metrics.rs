@@ -21,6 +21,8 @@ pub struct PoolStats {
     pub queue_full: Counter,
     /// Requests that waited in vain.
     pub queue_timeout: Counter,
+    /// Requests for a tunnel that found `limits.tunnels` reached.
+    pub tunnel_limit: Counter,
     /// Requests without what the pool hashes on.
     pub hash_fallbacks: Counter,
     pub sticky: [Counter; StickyResult::ALL.len()],
@@ -127,6 +129,12 @@ impl Pool {
             out.counter("headwater_queue_rejected_total", "Requests for which there was no place.")
                 .series(&[pool, ("reason", reason)], count.value() as f64);
         }
+        let members = self.members();
+        let tunnels: usize = members.iter().map(|member| member.endpoint.tunnels()).sum();
+        out.gauge("headwater_tunnels", "Tunnels that are open or being opened.")
+            .series(&[pool], tunnels as f64);
+        out.counter("headwater_tunnels_rejected_total", "Tunnels for which there was no place.")
+            .series(&[pool, ("reason", "limit")], self.stats.tunnel_limit.value() as f64);
         let panic = self.candidates(std::time::Instant::now()).panic;
         out.gauge("headwater_pool_panic", "1 while endpoints are used that are out.")
             .series(&[pool], f64::from(u8::from(panic)));

@@ -47,6 +47,8 @@ pub struct Lease {
     endpoint: Arc<Endpoint>,
     /// This request tries an endpoint that was set aside.
     trial: Option<Trial>,
+    /// It asks for a tunnel, or has one.
+    is_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Pool {
     #[inline]
     fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Lease {
         self.count_request(now, wish);
-        Lease { endpoint, trial: None }
+        Lease { endpoint, trial: None, is_tunnel: false }
     }
 
     fn trial(
@@ -104,7 +106,7 @@ impl Pool {
         self.refresh(now);
         endpoint.in_flight.fetch_add(1, Ordering::SeqCst);
         let trial = Trial { pool: self.clone(), begun: now };
-        Some(Lease { endpoint: endpoint.clone(), trial: Some(trial) })
+        Some(Lease { endpoint: endpoint.clone(), trial: Some(trial), is_tunnel: false })
     }
 
     /// The budget is a share of the requests, so their further tries do not count.
@@ -193,9 +195,16 @@ impl Pool {
             .find(|index| open(*index))
     }
 
-    /// With HTTP/1.1 every request in flight has a connection of its own.
+    /// Requests in flight on an endpoint.
     pub fn requests_max(&self) -> usize {
-        self.limits.requests_max.min(self.limits.connections_max)
+        self.limits.in_flight_max(self.protocol)
+    }
+
+    /// Whether an endpoint may have a place for one more tunnel.
+    pub fn has_place_for_tunnel(&self, now: Instant) -> bool {
+        let members = &self.current(now).members;
+        let max = self.limits.tunnels_max;
+        members.is_empty() || members.iter().any(|member| member.endpoint.tunnels() < max)
     }
 
     pub fn queue_len(&self) -> usize {
@@ -219,6 +228,19 @@ impl Lease {
         self.trial.is_some()
     }
 
+    /// Counts it among the tunnels, unless its endpoint has `max` of them.
+    pub fn begin_tunnel(&mut self, max: usize) -> bool {
+        self.is_tunnel = self.is_tunnel || self.endpoint.begin_tunnel(max);
+        self.is_tunnel
+    }
+
+    /// It is a request like others: the endpoint has declined.
+    pub fn end_tunnel(&mut self) {
+        if std::mem::take(&mut self.is_tunnel) {
+            self.endpoint.end_tunnel();
+        }
+    }
+
     /// The trial of a set-aside endpoint got its verdict.
     pub fn trial_ended(&mut self) {
         self.trial = None;
@@ -228,6 +250,7 @@ impl Lease {
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
+        self.end_tunnel();
         if let Some(trial) = self.trial.take() {
             self.endpoint.standing().abandon_trial();
             trial.pool.refresh(trial.begun);

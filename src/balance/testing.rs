@@ -70,6 +70,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
         limits: PoolLimits {
             connections_max: 4,
             requests_max: 100,
+            tunnels_max: 2,
             idle_max: 4,
             queue_max: 2,
             queue_timeout: Duration::from_secs(1),

@@ -417,6 +417,7 @@ pool = "app"
                 limits: PoolLimits {
                     connections_max: 1024,
                     requests_max: 4096,
+                    tunnels_max: 512,
                     idle_max: 256,
                     queue_max: 1024,
                     queue_timeout: seconds(1),

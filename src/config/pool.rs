@@ -81,7 +81,7 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         panic_below: table.percentage("panic_below", 0.5),
         health: table.read("health", |value| value.table().and_then(health::read)),
         outlier: switch(table, "outlier", balancing::outlier),
-        limits: limits(table.table("limits")),
+        limits: limits(table.table("limits"), protocol.unwrap_or(Protocol::H1)),
         retry: switch(table, "retry", balancing::retry),
         timeouts: timeouts(table.table("timeouts")),
         keepalive: table.duration("keepalive", Duration::from_secs(60), &TIMEOUT),
@@ -224,13 +224,32 @@ fn upstream_tls(table: Table<'_>, source: Option<&PoolSource>) -> Option<Upstrea
     Some(UpstreamTls { sni, ca, verify, identity, span })
 }
 
-fn limits(table: Table<'_>) -> PoolLimits {
-    let limits = PoolLimits {
+fn limits(table: Table<'_>, protocol: Protocol) -> PoolLimits {
+    let mut limits = PoolLimits {
         connections_max: table.integer("connections", 1024, &CONNECTIONS),
         requests_max: table.integer("requests", 4096, &CONNECTIONS),
+        tunnels_max: 0,
         idle_max: table.integer("idle", 256, &OPTIONAL),
         queue_max: table.integer("queue", 1024, &OPTIONAL),
         queue_timeout: table.duration("queue_timeout", Duration::from_secs(1), &TIMEOUT),
+    };
+    let in_flight_max = limits.in_flight_max(protocol);
+    limits.tunnels_max = match table.value("tunnels") {
+        // So that requests have as many places.
+        None => (in_flight_max / 2).max(1),
+        Some(value) => {
+            let tunnels = value.integer(&OPTIONAL).unwrap_or_default();
+            if tunnels >= in_flight_max {
+                let what = format!(
+                    "silent tunnels can take all {in_flight_max} places of an endpoint, and no \
+                     request gets one"
+                );
+                let help = "leave it out for half of them, or raise `limits.connections` and \
+                            `limits.requests`";
+                table.context.push(value.warning(&what).help(help));
+            }
+            tunnels
+        }
     };
     table.finish();
     limits

@@ -160,7 +160,7 @@ impl Sending<'_> {
     async fn answered(
         &self,
         sent: Sent,
-        lease: Lease,
+        mut lease: Lease,
         started: Instant,
         timer: SlotTimer,
     ) -> Result<Answered, Failed> {
@@ -181,6 +181,7 @@ impl Sending<'_> {
             pool.responded(lease.endpoint(), status, took, now);
             upgraded(sent, lease)
         } else {
+            lease.end_tunnel();
             let Sent { head, mut connection } = sent;
             let keep = self.keep(&head);
             let mut response = self.response(head);

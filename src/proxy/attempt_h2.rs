@@ -16,8 +16,8 @@ use crate::body::Body;
 use crate::error::{Error, Kind, Origin};
 use crate::timer::SlotTimer;
 use crate::upstream::{
-    Answered as Head, Connected, Exchange, ExchangeHead, Keep, Opening, Place, RequestHead,
-    ResponseBody, Wire, connect,
+    Answered as Head, Connected, Exchange, ExchangeHead, Keep, Opening, Place, Purpose,
+    RequestHead, ResponseBody, Wire, connect,
 };
 
 impl Sending<'_> {
@@ -84,7 +84,11 @@ impl Sending<'_> {
             open_max: limits.connections_max,
         };
         let sessions = &self.local.connections;
-        if let Some(place) = sessions.take_place(&endpoint, keep, now) {
+        let purpose = match self.outgoing.upgrade {
+            Some(_) => Purpose::Tunnel,
+            None => Purpose::Request,
+        };
+        if let Some(place) = sessions.take_place(&endpoint, (purpose, keep), now) {
             return Ok((place, now));
         }
         let name = self.balanced.server_name(&endpoint);
@@ -93,6 +97,7 @@ impl Sending<'_> {
             server_name: name.as_ref(),
             reclaim: &self.local.reclaim,
             tasks: &self.local.aside,
+            purpose,
             keep,
         };
         let opened = within(self.deadlines.total, sessions.open_place(&endpoint, opening)).await;
@@ -114,10 +119,11 @@ impl Sending<'_> {
     async fn answered_h2(
         &self,
         head: Head,
-        lease: Lease,
+        mut lease: Lease,
         started: Instant,
         timer: SlotTimer,
     ) -> Result<Answered, Failed> {
+        lease.end_tunnel();
         let Head { status, headers, exchange } = head;
         let came = exchange.came();
         let (took, now) = (came - started, came.into_std());

@@ -38,9 +38,11 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
             StatusCode::GATEWAY_TIMEOUT
         }
         Kind::Loop => StatusCode::LOOP_DETECTED,
-        Kind::Refused | Kind::NoEndpoint | Kind::QueueFull | Kind::QueueTimeout => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Kind::Refused
+        | Kind::NoEndpoint
+        | Kind::QueueFull
+        | Kind::QueueTimeout
+        | Kind::TunnelLimit => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -183,7 +185,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
             "The service did not answer in time."
         }
         Kind::NoEndpoint => "The service is not available at the moment.",
-        Kind::Refused | Kind::QueueFull | Kind::QueueTimeout => {
+        Kind::Refused | Kind::QueueFull | Kind::QueueTimeout | Kind::TunnelLimit => {
             "The service is busy at the moment."
         }
         Kind::Loop => "The request goes in circles.",

@@ -196,7 +196,34 @@ impl<'a> Tries<'a> {
 
     /// A place on an endpoint, waited for in the pool's queue where there is none, and when it
     /// was found: to ask for the time is dear enough to do it once for all that happens at once.
-    async fn lease(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
+    async fn lease(&mut self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
+        match self.sending.outgoing.upgrade {
+            None => self.place(pool).await,
+            Some(_) => Box::pin(self.place_for_tunnel(pool)).await,
+        }
+    }
+
+    /// The same for a tunnel. Those at their limit of tunnels are passed over as if they had been
+    /// tried; where all are, nobody waits for one to end.
+    async fn place_for_tunnel(&mut self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
+        let mut full = Vec::new();
+        while pool.has_place_for_tunnel(Instant::now().into_std()) {
+            let (mut lease, now) = self.place(pool).await?;
+            if lease.begin_tunnel(pool.limits.tunnels_max) {
+                return Ok((lease, now));
+            }
+            let id = lease.endpoint().id;
+            if full.contains(&id) {
+                break;
+            }
+            full.push(id);
+            self.tried.push(id);
+        }
+        pool.stats.tunnel_limit.increment();
+        Err(Kind::TunnelLimit.into())
+    }
+
+    async fn place(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
         if pool.queue_len() == 0 {
             let now = Instant::now();
             match self.pick(pool, now) {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::h2::{Opening, Place, Sessions};
+use super::h2::{Opening, Place, Purpose, Sessions};
 use crate::balance::{Endpoint, IdleConnection};
 use crate::error::Error;
 
@@ -76,8 +76,13 @@ impl Connections {
     }
 
     /// A place on an open HTTP/2 connection to `endpoint`.
-    pub fn take_place(&self, endpoint: &Endpoint, keep: Keep, now: Instant) -> Option<Place> {
-        self.h2.take(endpoint, keep, now)
+    pub fn take_place(
+        &self,
+        endpoint: &Endpoint,
+        terms: (Purpose, Keep),
+        now: Instant,
+    ) -> Option<Place> {
+        self.h2.take(endpoint, terms, now)
     }
 
     /// A place on an HTTP/2 connection that is opened for it, and whether it was: another request

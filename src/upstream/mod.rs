@@ -24,7 +24,7 @@ pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
-pub use h2::{Answered, Connected, Exchange, ExchangeHead, Opening, Place, connect};
+pub use h2::{Answered, Connected, Exchange, ExchangeHead, Opening, Place, Purpose, connect};
 pub use io::UpstreamIo;
 pub use patience::Patience;
 pub use proxied::Proxied;

@@ -61,6 +61,7 @@ mod stale;
 mod stop;
 mod tls;
 mod tls_clients;
+mod tunnel_limits;
 mod tunnels_h2;
 mod upgrades;
 mod upstream;

@@ -38,7 +38,7 @@ fn switch(call: &mut Call) {
 }
 
 /// Switches and sends everything back.
-fn echo(call: &mut Call) {
+pub fn echo(call: &mut Call) {
     if call.request.header("upgrade").is_none() {
         call.send(&ok("plain"));
         return;
@@ -53,7 +53,7 @@ fn echo(call: &mut Call) {
 }
 
 /// The same over HTTP/2, where it is asked for a tunnel.
-fn echo_h2(mut call: H2Call) -> Then {
+pub fn echo_h2(mut call: H2Call) -> Then {
     if call.request.extensions().get::<::h2::ext::Protocol>().is_none() {
         return call.answer("plain");
     }
@@ -102,7 +102,7 @@ fn refusal(proxy: &Proxy, protocol: &'static str) -> (u16, HeaderMap, Bytes) {
     })
 }
 
-fn ask_h1(proxy: &Proxy) -> Client {
+pub fn ask_h1(proxy: &Proxy) -> Client {
     let mut client = proxy.connect();
     client.send(format!(
         "GET /socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

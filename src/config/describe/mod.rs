@@ -247,6 +247,7 @@ fn pool(pool: &Pool) -> Value {
     described["limits"] = json!({
         "connections": pool.limits.connections_max,
         "requests": pool.limits.requests_max,
+        "tunnels": pool.limits.tunnels_max,
         "idle": pool.limits.idle_max,
         "queue": pool.limits.queue_max,
         "queue_timeout": show_duration(pool.limits.queue_timeout),

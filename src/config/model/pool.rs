@@ -67,6 +67,16 @@ pub struct DnsRules {
     pub ttl_max: Duration,
 }
 
+impl PoolLimits {
+    /// Requests in flight per endpoint. With HTTP/1.1 every one has a connection of its own.
+    pub fn in_flight_max(&self, protocol: Protocol) -> usize {
+        match protocol {
+            Protocol::H1 => self.requests_max.min(self.connections_max),
+            Protocol::H2 => self.requests_max,
+        }
+    }
+}
+
 impl PoolSource {
     /// Whether something has to be looked up.
     pub fn has_names(&self) -> bool {
@@ -199,6 +209,8 @@ pub struct PoolLimits {
     pub connections_max: usize,
     /// Requests in flight per endpoint, over all workers.
     pub requests_max: usize,
+    /// Tunnels per endpoint, over all workers; each is a request in flight, too.
+    pub tunnels_max: usize,
     /// Idle connections kept per endpoint, over all workers.
     pub idle_max: usize,
     /// Requests of the pool that wait for a place.

@@ -12,7 +12,7 @@ mod stream_io;
 
 pub use connect::{Connected, connect};
 pub use exchange::{Answered, Exchange, ExchangeHead};
-pub use session::Place;
+pub use session::{Place, Purpose};
 pub use sessions::Opening;
 pub(super) use sessions::Sessions;
 pub(super) use stream_io::StreamIo;

@@ -46,6 +46,8 @@ pub(super) struct Session {
     /// `None` once it takes no more requests; what is under way ends.
     sender: RefCell<Option<SendRequest<Bytes>>>,
     streams: Cell<usize>,
+    /// Those of them that are tunnels.
+    tunnels: Cell<usize>,
     /// It has carried a request before.
     is_used: Cell<bool>,
     refused: Cell<Option<Instant>>,
@@ -79,7 +81,18 @@ pub(super) struct Driver {
 
 /// A request's place on a connection.
 #[derive(Debug)]
-pub struct Place(Rc<Session>);
+pub struct Place {
+    session: Rc<Session>,
+    purpose: Purpose,
+}
+
+/// What a place is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Request,
+    /// It may be taken for long: half of a connection's places are for requests alone.
+    Tunnel,
+}
 
 /// Agrees on HTTP/2 with the endpoint, before `deadline`.
 pub(super) async fn open(
@@ -136,6 +149,7 @@ fn begin(
         endpoint: endpoint.clone(),
         sender: RefCell::new(Some(sender)),
         streams: Cell::new(0),
+        tunnels: Cell::new(0),
         is_used: Cell::new(false),
         refused: Cell::new(None),
         heard: Cell::new(now),
@@ -157,17 +171,28 @@ fn begin(
 }
 
 impl Session {
-    /// Takes a place for a request, if there is one.
-    pub(super) fn place(self: &Rc<Self>, keep: Keep, now: Instant) -> Option<Place> {
+    /// Takes a place, if there is one.
+    pub(super) fn place(
+        self: &Rc<Self>,
+        purpose: Purpose,
+        keep: Keep,
+        now: Instant,
+    ) -> Option<Place> {
         let max = self.sender.borrow().as_ref()?.current_max_send_streams().min(STREAMS_MAX);
         let is_refusing = self.refused.get().is_some_and(|until| now < until);
         if self.streams.get() >= max || is_refusing {
             return None;
         }
+        if purpose == Purpose::Tunnel {
+            if self.tunnels.get() >= max.div_ceil(2) {
+                return None;
+            }
+            self.tunnels.set(self.tunnels.get() + 1);
+        }
         self.keep.set(keep);
         self.rest.borrow_mut().take();
         self.streams.set(self.streams.get() + 1);
-        Some(Place(self.clone()))
+        Some(Place { session: self.clone(), purpose })
     }
 
     /// Takes no more requests, and closes when those under way have ended.
@@ -210,44 +235,48 @@ impl Session {
 
 impl Place {
     pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
-        self.0.is_used.set(true);
-        self.0.sender.borrow().clone()
+        self.session.is_used.set(true);
+        self.session.sender.borrow().clone()
     }
 
     pub fn is_reused(&self) -> bool {
-        self.0.is_used.get()
+        self.session.is_used.get()
     }
 
     /// Something came on the connection.
     pub(super) fn heard(&self, now: Instant) {
-        self.0.heard.set(now);
+        self.session.heard.set(now);
     }
 
     /// The endpoint takes no more requests on the connection.
     pub(super) fn retire(&self) {
-        self.0.retire();
+        self.session.retire();
     }
 
     /// A request that has waited since then got no answer: if no other did, the connection is dead.
     pub(super) fn suspect(&self, since: Instant) {
-        if self.0.heard.get() <= since {
-            self.0.retire();
+        if self.session.heard.get() <= since {
+            self.session.retire();
         }
     }
 
     /// The endpoint has refused a request: it has more than it wants.
     pub(super) fn refused(&self) {
-        self.0.refused.set(Some(Instant::now() + REFUSED_FOR));
+        self.session.refused.set(Some(Instant::now() + REFUSED_FOR));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-        if self.0.is_idle() {
-            self.0.rest();
+        let session = &self.session;
+        session.streams.set(session.streams.get().saturating_sub(1));
+        if self.purpose == Purpose::Tunnel {
+            session.tunnels.set(session.tunnels.get().saturating_sub(1));
         }
-        self.0.freed.notify_one();
+        if self.session.is_idle() {
+            self.session.rest();
+        }
+        self.session.freed.notify_one();
     }
 }
 

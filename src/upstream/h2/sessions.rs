@@ -10,7 +10,7 @@ use rustls_pki_types::ServerName;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep};
 
-use super::session::{self, Place, Session};
+use super::session::{self, Place, Purpose, Session};
 use crate::balance::{Endpoint, OpenConnection};
 use crate::error::{Error, Kind};
 use crate::shutdown::Tasks;
@@ -44,6 +44,7 @@ pub struct Opening<'a> {
     pub reclaim: &'a Reclaim,
     /// Where connections are driven.
     pub tasks: &'a Tasks,
+    pub purpose: Purpose,
     pub keep: Keep,
 }
 
@@ -52,10 +53,10 @@ impl Sessions {
     pub(in crate::upstream) fn take(
         &self,
         endpoint: &Endpoint,
-        keep: Keep,
+        (purpose, keep): (Purpose, Keep),
         now: Instant,
     ) -> Option<Place> {
-        self.known.borrow().get(&endpoint.id)?.take(keep, now)
+        self.known.borrow().get(&endpoint.id)?.take((purpose, keep), now)
     }
 
     /// A place on a connection that is opened for it, or was opened by another request meanwhile;
@@ -71,14 +72,14 @@ impl Sessions {
         let known = self.known.borrow_mut().entry(endpoint.id).or_default().clone();
         let failures = known.failures.get();
         let patience = opening.dialer.connect_timeout + opening.dialer.slot_timeout;
-        let keep = opening.keep;
+        let terms = (opening.purpose, opening.keep);
         let _turn = tokio::select! {
             biased;
             turn = known.opening.lock() => turn,
-            place = known.freed(keep) => return Ok((place, false)),
+            place = known.freed(terms) => return Ok((place, false)),
             () = sleep(patience) => return Err(Kind::ConnectTimeout.into()),
         };
-        if let Some(place) = known.take(keep, Instant::now()) {
+        if let Some(place) = known.take(terms, Instant::now()) {
             return Ok((place, false));
         }
         if known.failures.get() != failures
@@ -89,12 +90,12 @@ impl Sessions {
         let open = tokio::select! {
             biased;
             open = opening.dialer.slot(endpoint, opening.reclaim) => open?,
-            place = known.freed(keep) => return Ok((place, false)),
+            place = known.freed(terms) => return Ok((place, false)),
         };
         match opening.session(endpoint, open, &known.freed).await {
             Ok(session) => {
                 known.sessions.borrow_mut().push(session.clone());
-                let place = session.place(keep, Instant::now());
+                let place = session.place(opening.purpose, opening.keep, Instant::now());
                 place.map(|place| (place, true)).ok_or_else(|| Kind::Connect.into())
             }
             Err(error) => {
@@ -146,19 +147,19 @@ impl Sessions {
 
 impl Known {
     /// The next place that a request gives back. Whoever asks has a bound on the wait.
-    async fn freed(&self, keep: Keep) -> Place {
+    async fn freed(&self, terms: (Purpose, Keep)) -> Place {
         loop {
             self.freed.notified().await;
-            if let Some(place) = self.take(keep, Instant::now()) {
+            if let Some(place) = self.take(terms, Instant::now()) {
                 return place;
             }
         }
     }
 
-    fn take(&self, keep: Keep, now: Instant) -> Option<Place> {
+    fn take(&self, (purpose, keep): (Purpose, Keep), now: Instant) -> Option<Place> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| !session.is_retired());
-        sessions.iter().find_map(|session| session.place(keep, now))
+        sessions.iter().find_map(|session| session.place(purpose, keep, now))
     }
 }
 

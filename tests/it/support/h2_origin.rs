@@ -59,6 +59,16 @@ impl H2Origin {
         Self::with(builder, script)
     }
 
+    /// The same, with at most so many streams on a connection.
+    pub fn tunnelling_at_most(
+        streams_max: u32,
+        script: impl Fn(Call) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        let mut builder = Builder::new();
+        builder.enable_connect_protocol().max_concurrent_streams(streams_max);
+        Self::with(builder, script)
+    }
+
     fn with(builder: Builder, script: impl Fn(Call) -> Then + Send + Sync + 'static) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
