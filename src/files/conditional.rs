@@ -17,6 +17,9 @@ pub(super) struct Validators {
     pub(super) etag: HeaderValue,
     /// In whole seconds; `None` when HTTP cannot say it.
     pub(super) modified: Option<SystemTime>,
+    /// Whether the time alone identifies the version: not where it was set to a time at which the
+    /// bytes were not written, as archives and reproducible builds do.
+    pub(super) is_time_believed: bool,
 }
 
 /// The preconditions of one request.
@@ -94,7 +97,7 @@ impl Preconditions {
             None => false,
             Some(Unless::Match(tags)) => tags.contain_weakly(&current.etag),
             Some(Unless::UnmodifiedSince(date)) => {
-                current.modified.is_some_and(|modified| modified <= *date)
+                current.believed() == Some(*date)
             }
         };
         if is_held { Verdict::NotModified } else { Verdict::Proceed }
@@ -104,13 +107,19 @@ impl Preconditions {
     pub(super) fn allow_range(&self, current: &Validators, now: SystemTime) -> bool {
         self.range
             .as_ref()
-            .is_none_or(|range| range.holds(Some(&current.etag), current.modified, now))
+            .is_none_or(|range| range.holds(Some(&current.etag), current.believed(), now))
     }
 }
 
 impl Validators {
     fn is_modified_after(&self, date: SystemTime) -> bool {
         self.modified.is_some_and(|modified| modified > date)
+    }
+
+    /// The time that confirms a version. It is compared for equality, since a deployment that is
+    /// taken back brings older times.
+    fn believed(&self) -> Option<SystemTime> {
+        self.modified.filter(|_| self.is_time_believed)
     }
 }
 
@@ -181,6 +190,7 @@ mod tests {
         Validators {
             etag: HeaderValue::from_static("\"v1\""),
             modified: httpdate::parse_http_date(MODIFIED).ok(),
+            is_time_believed: true,
         }
     }
 
@@ -232,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn if_modified_since_holds_from_the_second_of_the_change_on() {
+    fn if_modified_since_holds_for_the_very_second_of_the_change() {
         assert_eq!(verdict(&[(header::IF_MODIFIED_SINCE, BEFORE)]), Verdict::Proceed);
         assert_eq!(verdict(&[(header::IF_MODIFIED_SINCE, MODIFIED)]), Verdict::NotModified);
-        assert_eq!(verdict(&[(header::IF_MODIFIED_SINCE, AFTER)]), Verdict::NotModified);
+        assert_eq!(verdict(&[(header::IF_MODIFIED_SINCE, AFTER)]), Verdict::Proceed);
         assert_eq!(verdict(&[(header::IF_MODIFIED_SINCE, "yesterday")]), Verdict::Proceed);
     }
 

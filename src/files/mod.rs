@@ -13,6 +13,7 @@ mod encoding;
 mod reader;
 mod representation;
 mod resolve;
+mod tags;
 #[cfg(test)]
 mod testing;
 mod version;
@@ -28,6 +29,7 @@ use self::conditional::{Preconditions, Validators, Verdict};
 pub use self::reader::Reader;
 use self::representation::Representation;
 use self::resolve::{Located, Miss, Root, Wanted};
+use self::tags::Tags;
 use crate::body::Body;
 use crate::compress::negotiate::Accepted;
 use crate::config::model::FilesOrigin;
@@ -48,6 +50,7 @@ struct Site {
     root: PathBuf,
     fallback: Option<Wanted>,
     cache_control: Option<HeaderValue>,
+    tags: Arc<Tags>,
 }
 
 /// What a request demands of the file that its path leads to.
@@ -72,6 +75,7 @@ impl Folder {
             root: origin.root.clone(),
             fallback: origin.fallback.as_deref().map(Wanted::file),
             cache_control: origin.cache_control.clone(),
+            tags: reader.tags.clone(),
         };
         Self { reader, site: Arc::new(site) }
     }
@@ -160,7 +164,8 @@ impl Site {
         terms: &Terms,
     ) -> Result<Response<Content>, Error> {
         let now = SystemTime::now();
-        let validators = representation.source.version().validators(representation.coding, now)?;
+        let Representation { source, coding, .. } = &representation;
+        let validators = source.validators(&self.tags, *coding, now)?;
         let verdict = terms.preconditions.evaluate(&validators);
         if verdict == Verdict::Failed {
             return Ok(empty(StatusCode::PRECONDITION_FAILED));
@@ -284,7 +289,8 @@ mod tests {
 
     /// 2025-01-01 12:00:00 UTC.
     const MODIFIED: &str = "Wed, 01 Jan 2025 12:00:00 GMT";
-    const ETAG: &str = "\"18168fc908fe8000-a\"";
+    /// Of the digest of the bytes.
+    const ETAG: &str = "\"hNiYd_DUBB77a_kaFvAkjw\"";
 
     type Fields<'a> = &'a [(HeaderName, &'a str)];
 
@@ -528,7 +534,6 @@ mod tests {
         let site = Fixture::new();
         for (if_range, status) in [
             (ETAG, StatusCode::PARTIAL_CONTENT),
-            (MODIFIED, StatusCode::PARTIAL_CONTENT),
             ("\"older\"", StatusCode::OK),
             ("Tue, 31 Dec 2024 12:00:00 GMT", StatusCode::OK),
         ] {
@@ -543,7 +548,6 @@ mod tests {
         let site = Fixture::new();
         for fields in [
             &[(header::IF_NONE_MATCH, ETAG)][..],
-            &[(header::IF_MODIFIED_SINCE, MODIFIED)],
             &[(header::IF_NONE_MATCH, ETAG), (header::RANGE, "bytes=0-1")],
         ] {
             for method in [Method::GET, Method::HEAD] {
@@ -556,6 +560,23 @@ mod tests {
                 assert_eq!(answered.field(header::CONTENT_LENGTH), None);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_time_confirms_only_a_file_that_was_written_at_it() {
+        let site = Fixture::new();
+        let held = |time| [(header::IF_MODIFIED_SINCE, time)];
+        let answered = site.get("/digits.txt", &held(MODIFIED)).await;
+        assert_eq!(answered.status, StatusCode::OK, "its time was set");
+        assert_eq!(answered.field(header::LAST_MODIFIED), Some(MODIFIED));
+
+        site.dir.write("new.txt", "here");
+        let new = site.get("/new.txt", &[]).await;
+        let time = new.field(header::LAST_MODIFIED).expect("has a time");
+        let answered = site.get("/new.txt", &held(time)).await;
+        assert_eq!(answered.status, StatusCode::NOT_MODIFIED);
+        let range = [(header::RANGE, "bytes=0-1"), (header::IF_RANGE, MODIFIED)];
+        assert_eq!(site.get("/digits.txt", &range).await.status, StatusCode::OK);
     }
 
     #[tokio::test]

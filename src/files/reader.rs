@@ -16,6 +16,7 @@ use std::thread;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::tags::Tags;
 use crate::error::{Error, Kind};
 
 /// A bounded set of threads that run file jobs in the order of their arrival.
@@ -27,6 +28,8 @@ pub struct Reader {
     queue: SyncSender<Job>,
     /// Free places in the queue. As many as the channel holds, so sending never blocks.
     places: Arc<Semaphore>,
+    /// The entity tags of the files that were read.
+    pub(super) tags: Arc<Tags>,
 }
 
 struct Job {
@@ -49,7 +52,11 @@ impl Reader {
                 .name(format!("files-{number}"))
                 .spawn(move || run_jobs(&jobs))?;
         }
-        Ok(Arc::new(Self { queue, places: Arc::new(Semaphore::new(queue_max)) }))
+        Ok(Arc::new(Self {
+            queue,
+            places: Arc::new(Semaphore::new(queue_max)),
+            tags: Arc::default(),
+        }))
     }
 
     /// Runs `work` on one of the threads. A caller that is dropped cancels a job that has not

@@ -1,8 +1,11 @@
-//! One version of one file: what tells it from the next, and reading no other.
+//! One version of one file: its validators, and reading no other.
 //!
-//! A version is the time of the last change, in nanoseconds, and the size. The inode is
-//! deliberately absent: replicas that unpacked the same archive must agree on the tag. A change
-//! that keeps the size within one tick of the file system's clock goes unseen.
+//! An entity tag is a digest of the bytes ([`Tags`]), because times do not tell versions apart:
+//! reproducible builds (Nix, Bazel, images with SOURCE_DATE_EPOCH) give all files one time. It
+//! holds for all replicas that serve the same bytes. For the same reason a time alone confirms a
+//! version only where the file was written at that time.
+//!
+//! A body is read as one version by the time of the last change, in nanoseconds, and the size.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -13,17 +16,32 @@ use http::HeaderValue;
 
 use super::conditional::Validators;
 use super::encoding;
+use super::tags::Tags;
 use crate::compress::Coding;
 use crate::error::{Error, Kind};
 
 const SECOND_NS: i128 = 1_000_000_000;
+/// The longest time between the last change of a file's bytes and that of its inode for which the
+/// first is believed: archives and copies set it, and then it says nothing of this file.
+const BELIEVED_WITHIN_NS: i128 = 60 * SECOND_NS;
 
-/// Differs when the content of a file does.
+/// The time of the last change of a file, and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
     /// Since 1970.
     modified_ns: i128,
     bytes: u64,
+}
+
+/// Tells one state of one file on this machine from every other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    pub(super) modified_ns: i128,
+    /// When the inode last changed, which nobody can set.
+    pub(super) changed_ns: i128,
+    pub(super) bytes: u64,
 }
 
 /// An open file of which one version is being sent.
@@ -44,24 +62,6 @@ impl Version {
         self.modified_ns < other.modified_ns
     }
 
-    /// Equal versions in different codings have different tags.
-    pub(super) fn validators(
-        self,
-        coding: Option<Coding>,
-        now: SystemTime,
-    ) -> Result<Validators, Error> {
-        let Self { modified_ns, bytes } = self;
-        let etag = match coding {
-            None => format!("\"{modified_ns:x}-{bytes:x}\""),
-            Some(coding) => {
-                format!("\"{modified_ns:x}-{bytes:x}-{}\"", encoding::extension(coding))
-            }
-        };
-        let etag =
-            HeaderValue::try_from(etag).map_err(|error| Error::caused(Kind::Internal, error))?;
-        Ok(Validators { etag, modified: self.http_date(now) })
-    }
-
     /// `Last-Modified`, in whole seconds. `None` before 1970, where our date format begins, and in
     /// the future, which the field must not name (RFC 9110 §8.8.2.1).
     fn http_date(self, now: SystemTime) -> Option<SystemTime> {
@@ -71,13 +71,53 @@ impl Version {
     }
 }
 
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified_ns: Version::of(metadata).modified_ns,
+            changed_ns: i128::from(metadata.ctime()) * SECOND_NS
+                + i128::from(metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        }
+    }
+
+    /// Whether the bytes were written when the time of the last change says.
+    fn is_time_believed(&self) -> bool {
+        (self.changed_ns - self.modified_ns).abs() <= BELIEVED_WITHIN_NS
+    }
+}
+
 impl Source {
     pub(super) fn new(file: File, version: Version) -> Self {
         Self { file, version }
     }
 
-    pub(super) fn version(&self) -> Version {
-        self.version
+    /// The validators of this version in a coding: different codings have different tags. Blocks.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] when the file cannot be read, [`Kind::Truncated`] when it changes
+    /// meanwhile.
+    pub(super) fn validators(
+        &self,
+        tags: &Tags,
+        coding: Option<Coding>,
+        now: SystemTime,
+    ) -> Result<Validators, Error> {
+        let internal = |error| Error::caused(Kind::Internal, error);
+        let identity = Identity::of(&self.file.metadata().map_err(internal)?);
+        let tag = tags.of(self, identity, now)?;
+        let etag = match coding {
+            None => format!("\"{tag}\""),
+            Some(coding) => format!("\"{tag}-{}\"", encoding::extension(coding)),
+        };
+        Ok(Validators {
+            etag: HeaderValue::try_from(etag)
+                .map_err(|error| Error::caused(Kind::Internal, error))?,
+            modified: self.version.http_date(now),
+            is_time_believed: identity.is_time_believed(),
+        })
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -105,18 +145,16 @@ mod tests {
     use super::super::testing::TempDir;
     use super::*;
 
-    fn etag(modified_ns: i128, bytes: u64, coding: Option<Coding>) -> HeaderValue {
-        let version = Version { modified_ns, bytes };
-        version.validators(coding, SystemTime::now()).expect("is a header").etag
-    }
-
     #[test]
-    fn a_tag_changes_with_the_nanosecond_the_size_and_the_coding() {
-        assert_eq!(etag(100 * SECOND_NS, 5, None), "\"174876e800-5\"");
-        assert_eq!(etag(100 * SECOND_NS + 1, 5, None), "\"174876e801-5\"");
-        assert_eq!(etag(100 * SECOND_NS, 6, None), "\"174876e800-6\"");
-        assert_eq!(etag(100 * SECOND_NS, 5, Some(Coding::Brotli)), "\"174876e800-5-br\"");
-        assert_eq!(etag(100 * SECOND_NS, 5, Some(Coding::Gzip)), "\"174876e800-5-gz\"");
+    fn a_time_is_believed_only_where_the_file_was_written_at_it() {
+        let dir = TempDir::new();
+        let written = dir.write("now", "12345");
+        let set = dir.write_at("set", "12345", UNIX_EPOCH + Duration::from_secs(100));
+        let is_believed = |path: &std::path::Path| {
+            Identity::of(&path.metadata().expect("is there")).is_time_believed()
+        };
+        assert!(is_believed(&dir.path().join("now")), "{written:?}");
+        assert!(!is_believed(&set));
     }
 
     #[test]
