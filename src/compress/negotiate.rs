@@ -76,23 +76,25 @@ impl Accepted {
     }
 }
 
-/// What an origin is asked for in place of a client's `Accept-Encoding`: of `br, gzip` what the
-/// client takes, in one spelling, so that a response that varies by it has few variants. `None`
-/// where the client says nothing: then neither do we. zstd is not asked for: it is made here.
+/// The `Accept-Encoding` that an origin gets in place of a client's: of `br, gzip` what the client
+/// takes and does not like less than the plain form, the better first, in one spelling of each
+/// order, so that a response that varies by it has few variants. `None` where the client says
+/// nothing: then neither do we. zstd is not asked for: it is made here.
 pub fn normal_accept_encoding(headers: &HeaderMap) -> Option<HeaderValue> {
     if !headers.contains_key(ACCEPT_ENCODING) {
         return None;
     }
     let accepted = Accepted::of(headers);
-    Some(HeaderValue::from_static(
-        match (accepted.takes(Coding::Brotli), accepted.takes(Coding::Gzip)) {
-            (true, true) => "br, gzip",
-            (true, false) => "br",
-            (false, true) => "gzip",
-            // An absent field would say that any coding will do.
-            (false, false) => "identity",
-        },
-    ))
+    let quality = |coding| accepted.quality(coding);
+    let is_wanted = |coding| accepted.takes(coding) && quality(coding) >= accepted.identity;
+    Some(HeaderValue::from_static(match (is_wanted(Coding::Brotli), is_wanted(Coding::Gzip)) {
+        (true, true) if quality(Coding::Gzip) > quality(Coding::Brotli) => "gzip, br;q=0.5",
+        (true, true) => "br, gzip",
+        (true, false) => "br",
+        (false, true) => "gzip",
+        // An absent field would say that any coding will do.
+        (false, false) => "identity",
+    }))
 }
 
 /// RFC 9110 §8.4.1.3: `x-gzip` is another name of gzip.
@@ -225,11 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_asked_in_one_of_four_ways_or_not_at_all() {
+    fn an_origin_is_asked_in_one_of_five_ways_or_not_at_all() {
         let normal = |lines: &[&'static str]| normal_accept_encoding(&asking(lines));
         for (line, expected) in [
             ("gzip, deflate, br, zstd", "br, gzip"),
-            ("BR;q=0.1 ,x-gzip", "br, gzip"),
+            ("BR;q=0.1 ,x-gzip;q=0.1", "br, gzip"),
+            ("BR;q=0.1 ,x-gzip", "gzip, br;q=0.5"),
+            ("br;q=0.1, identity", "identity"),
             ("*", "br, gzip"),
             ("gzip", "gzip"),
             ("br, gzip;q=0", "br"),

@@ -41,6 +41,7 @@ pub mod model;
 mod path;
 mod pattern;
 mod pool;
+mod pool_files;
 mod purge;
 mod reader;
 mod route;

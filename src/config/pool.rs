@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::HeaderValue;
-
 use super::address;
 use super::balancing::{self, switch};
-use super::diagnostics::{Invalid, Span};
+use super::diagnostics::Span;
 use super::dns;
 use super::health;
 use super::listener::TIMEOUT;
 use super::model::{
-    Address, CertificateFiles, EndpointSpec, FilesOrigin, Name, Pool, PoolLimits, PoolSource,
-    PoolTimeouts, Protocol, ProxyProtocol, UpstreamTls,
+    Address, CertificateFiles, EndpointSpec, Name, Pool, PoolLimits, PoolSource, PoolTimeouts,
+    Protocol, ProxyProtocol, UpstreamTls,
 };
-use super::path;
+use super::pool_files;
 use super::reader::Table;
 use super::sections::check_name;
 use super::value::Value;
@@ -105,47 +103,16 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
 fn source(table: &Table<'_>) -> Option<PoolSource> {
     const HELP: &str =
         "write endpoints = [\"10.0.0.1:8080\"], dns = \"app.example:8080\" or files = \"../site\"";
-    let fallback = table.value("fallback");
-    let cache_control = table.value("cache_control");
+    let files = pool_files::Keys::of(table);
     let (key, value) = table.exactly_one(&["endpoints", "dns", "files"], HELP)?;
     if key == "files" {
-        let fallback =
-            fallback.and_then(|value| value.parse("a path", "\"/index.html\"", path::normal));
-        let cache_control = cache_control.and_then(|value| {
-            value.parse("a value of Cache-Control", "\"max-age=60\"", header_value)
-        });
-        let root = folder(&value)?;
-        return Some(PoolSource::Files(FilesOrigin { root, fallback, cache_control }));
+        return files.origin(&value).map(PoolSource::Files);
     }
-    for value in [fallback, cache_control].into_iter().flatten() {
-        let misplaced = value.error("it is only for pools of files");
-        value.context.push(misplaced.help("leave it out; the endpoints decide this themselves"));
-    }
+    files.refuse();
     match key {
         "dns" => dns::name(&value).map(PoolSource::Dns),
         _ => endpoints(&value).map(PoolSource::Endpoints),
     }
-}
-
-fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
-    let root = value.file_path("\"../site\"")?;
-    if root.is_dir() {
-        return Some(root);
-    }
-    let shown = super::diagnostics::shown(&root);
-    let what = if root.exists() { "is not a folder" } else { "does not exist" };
-    value.invalid(
-        Invalid::new(format!("{shown} {what}"))
-            .help("name a folder; a relative path is relative to the file that names it"),
-    );
-    None
-}
-
-fn header_value(text: &str) -> Result<HeaderValue, Invalid> {
-    HeaderValue::from_str(text).map_err(|_| {
-        Invalid::new(format!("{text:?} is not the value of a header"))
-            .help("write visible ASCII characters only")
-    })
 }
 
 fn endpoints(value: &Value<'_>) -> Option<Vec<EndpointSpec>> {
@@ -349,7 +316,29 @@ mod tests {
         };
         assert_eq!(files.root, folder.path().join("site"));
         assert_eq!(files.fallback.as_deref(), Some("/index.html"));
-        assert_eq!(files.cache_control.as_ref().unwrap(), "max-age=60");
+        assert_eq!(files.cache_control.of(b"/a.txt").unwrap(), "max-age=60");
+
+        let table = "{ \"*.html\" = \"no-cache\", \"/assets/*\" = \"max-age=9\", \
+                     \"/assets/old/*\" = \"max-age=1\", \"/assets/a.js\" = \"no-store\" }";
+        folder.write("c.toml", &text.replace("\"max-age=60\"", table));
+        let loaded = folder.load("c.toml");
+        let PoolSource::Files(files) = &loaded.draft.pools[0].source else {
+            unreachable!("files were given")
+        };
+        for (name, value) in [
+            ("/index.html", Some("no-cache")),
+            ("/assets/b.js", Some("max-age=9")),
+            ("/assets/index.html", Some("max-age=9")),
+            ("/assets/old/b.js", Some("max-age=1")),
+            ("/assets/a.js", Some("no-store")),
+            ("/b.js", None),
+        ] {
+            let control = files.cache_control.of(name.as_bytes());
+            assert_eq!(control.map(|it| it.to_str().unwrap()), value, "{name}");
+        }
+        folder.write("c.toml", &text.replace("\"max-age=60\"", "{ \"/a*\" = \"no-cache\" }"));
+        let shown = folder.shown(&folder.load("c.toml"));
+        assert!(shown.contains("\"/a*\" is no pattern of files"), "{shown}");
 
         folder.write("c.toml", &text.replace("\"site\"", "\"c.toml\"\nretry = false"));
         let shown = folder.shown(&folder.load("c.toml"));

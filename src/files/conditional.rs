@@ -15,11 +15,8 @@ use crate::range::IfRange;
 pub(super) struct Validators {
     /// Strong, with its quotes.
     pub(super) etag: HeaderValue,
-    /// In whole seconds; `None` when HTTP cannot say it.
+    /// In whole seconds; `None` where HTTP cannot say it, and where it does not identify the version.
     pub(super) modified: Option<SystemTime>,
-    /// Whether the time alone identifies the version: not where it was set to a time at which the
-    /// bytes were not written, as archives and reproducible builds do.
-    pub(super) is_time_believed: bool,
 }
 
 /// The preconditions of one request.
@@ -96,9 +93,7 @@ impl Preconditions {
         let is_held = match &self.unless {
             None => false,
             Some(Unless::Match(tags)) => tags.contain_weakly(&current.etag),
-            Some(Unless::UnmodifiedSince(date)) => {
-                current.believed() == Some(*date)
-            }
+            Some(Unless::UnmodifiedSince(date)) => current.modified == Some(*date),
         };
         if is_held { Verdict::NotModified } else { Verdict::Proceed }
     }
@@ -107,19 +102,13 @@ impl Preconditions {
     pub(super) fn allow_range(&self, current: &Validators, now: SystemTime) -> bool {
         self.range
             .as_ref()
-            .is_none_or(|range| range.holds(Some(&current.etag), current.believed(), now))
+            .is_none_or(|range| range.holds(Some(&current.etag), current.modified, now))
     }
 }
 
 impl Validators {
     fn is_modified_after(&self, date: SystemTime) -> bool {
         self.modified.is_some_and(|modified| modified > date)
-    }
-
-    /// The time that confirms a version. It is compared for equality, since a deployment that is
-    /// taken back brings older times.
-    fn believed(&self) -> Option<SystemTime> {
-        self.modified.filter(|_| self.is_time_believed)
     }
 }
 
@@ -190,7 +179,6 @@ mod tests {
         Validators {
             etag: HeaderValue::from_static("\"v1\""),
             modified: httpdate::parse_http_date(MODIFIED).ok(),
-            is_time_believed: true,
         }
     }
 

@@ -10,6 +10,7 @@ mod body;
 mod conditional;
 mod content_type;
 mod encoding;
+mod navigation;
 mod reader;
 mod representation;
 mod resolve;
@@ -18,7 +19,8 @@ mod tags;
 mod testing;
 mod version;
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -32,7 +34,7 @@ use self::resolve::{Located, Miss, Root, Wanted};
 use self::tags::Tags;
 use crate::body::Body;
 use crate::compress::negotiate::Accepted;
-use crate::config::model::FilesOrigin;
+use crate::config::model::{FileCacheControl, FilesOrigin};
 use crate::error::{Error, Kind};
 use crate::range::{Multipart, Piece, Ranges, Selection, Span};
 pub use content_type::of as content_type;
@@ -49,7 +51,7 @@ pub struct Folder {
 struct Site {
     root: PathBuf,
     fallback: Option<Wanted>,
-    cache_control: Option<HeaderValue>,
+    cache_control: FileCacheControl,
     tags: Arc<Tags>,
 }
 
@@ -59,6 +61,17 @@ struct Terms {
     accepted: Accepted,
     preconditions: Preconditions,
     ranges: Option<Ranges>,
+    /// The path may be one that the application routes in the browser.
+    may_navigate: bool,
+    /// And a browser goes there: the fallback answers where there is no file.
+    is_navigation: bool,
+}
+
+/// The file that answers a request.
+struct Found {
+    representation: Representation,
+    cache_control: Option<HeaderValue>,
+    is_fallback: bool,
 }
 
 /// What one job found.
@@ -100,7 +113,7 @@ impl Folder {
             return Ok(method_not_allowed());
         }
         let wanted = Wanted::parse(path);
-        let terms = Terms::new(method, headers);
+        let terms = Terms::new(method, path, headers);
         let site = Arc::clone(&self.site);
         match self.reader.run(move || site.answer(wanted, &terms)).await?? {
             Answer::Response(response) => {
@@ -112,14 +125,17 @@ impl Folder {
 }
 
 impl Terms {
-    fn new(method: &Method, headers: &HeaderMap) -> Self {
+    fn new(method: &Method, path: &str, headers: &HeaderMap) -> Self {
         let is_head = *method == Method::HEAD;
+        let may_navigate = !navigation::has_extension(path);
         Self {
             is_head,
             accepted: Accepted::of(headers),
             preconditions: Preconditions::from_headers(headers),
             // RFC 9110 §14.2: GET is the only method with ranges.
             ranges: if is_head { None } else { Ranges::from_headers(headers) },
+            may_navigate,
+            is_navigation: may_navigate && navigation::takes_html(headers),
         }
     }
 }
@@ -128,9 +144,10 @@ impl Site {
     /// All of a request that touches the disk, except the rest of a long body. Blocks.
     fn answer(&self, wanted: Result<Wanted, Miss>, terms: &Terms) -> Result<Answer, Error> {
         let response = match self.find(wanted, terms) {
-            Ok(Some(representation)) => self.represent(representation, terms)?,
+            Ok(Some(found)) => self.represent(found, terms)?,
             Ok(None) => return Ok(Answer::SlashMissing),
-            Err(Miss::Absent | Miss::Refused) => empty(StatusCode::NOT_FOUND),
+            Err(Miss::Absent) => self.absent(terms),
+            Err(Miss::Refused) => empty(StatusCode::NOT_FOUND),
             Err(Miss::Forbidden) => empty(StatusCode::FORBIDDEN),
             Err(Miss::Failed(error)) => return Err(Error::caused(Kind::Internal, error)),
         };
@@ -138,44 +155,52 @@ impl Site {
     }
 
     /// The file that answers, the fallback included; `None` for a folder without its slash.
-    fn find(
-        &self,
-        wanted: Result<Wanted, Miss>,
-        terms: &Terms,
-    ) -> Result<Option<Representation>, Miss> {
+    fn find(&self, wanted: Result<Wanted, Miss>, terms: &Terms) -> Result<Option<Found>, Miss> {
         let root = Root::open(&self.root).map_err(Miss::Failed)?;
+        let mut is_fallback = false;
         let located = match (wanted.and_then(|wanted| root.locate(&wanted)), &self.fallback) {
-            (Err(Miss::Absent), Some(fallback)) => match root.locate(fallback)? {
-                Located::Folder => Err(Miss::Absent),
-                file @ Located::File { .. } => Ok(file),
-            },
+            (Err(Miss::Absent), Some(fallback)) if terms.is_navigation => {
+                is_fallback = true;
+                match root.locate(fallback)? {
+                    Located::Folder => Err(Miss::Absent),
+                    file @ Located::File { .. } => Ok(file),
+                }
+            }
             (located, _) => located,
         };
         let Located::File { entry, names } = located? else { return Ok(None) };
         // Parts of a compressed form are of no use to a client that holds parts of the plain one.
         let accepted = terms.ranges.is_none().then_some(&terms.accepted);
-        Ok(Some(Representation::choose(&root, &entry, &names, accepted)?))
+        let representation = Representation::choose(&root, &entry, &names, accepted)?;
+        let name = Path::new("/").join(&names);
+        let cache_control = self.cache_control.of(name.as_os_str().as_bytes()).cloned();
+        Ok(Some(Found { representation, cache_control, is_fallback }))
+    }
+
+    /// A bare 404. Where a fallback might have answered, another client gets that.
+    fn absent(&self, terms: &Terms) -> Response<Content> {
+        let mut response = empty(StatusCode::NOT_FOUND);
+        if self.fallback.is_some() && terms.may_navigate {
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+        }
+        response
     }
 
     /// The response for a file that exists, in the order of RFC 9110 §13.2.2. Blocks.
-    fn represent(
-        &self,
-        representation: Representation,
-        terms: &Terms,
-    ) -> Result<Response<Content>, Error> {
+    fn represent(&self, found: Found, terms: &Terms) -> Result<Response<Content>, Error> {
         let now = SystemTime::now();
-        let Representation { source, coding, .. } = &representation;
+        let Representation { source, coding, .. } = &found.representation;
         let validators = source.validators(&self.tags, *coding, now)?;
         let verdict = terms.preconditions.evaluate(&validators);
         if verdict == Verdict::Failed {
             return Ok(empty(StatusCode::PRECONDITION_FAILED));
         }
-        let mut headers = self.version_headers(&representation, &validators)?;
+        let mut headers = found.headers(&validators)?;
         if verdict == Verdict::NotModified {
             return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Content::EMPTY));
         }
 
-        let Representation { source, coding, content_type, .. } = representation;
+        let Representation { source, coding, content_type, .. } = found.representation;
         let size = source.bytes();
         let preconditions = &terms.preconditions;
         let ranges = terms.ranges.as_ref().filter(|_| preconditions.allow_range(&validators, now));
@@ -200,20 +225,24 @@ impl Site {
             if terms.is_head { Content::EMPTY } else { Content::read(source, pieces, bytes)? };
         Ok(with_headers(status, headers, content))
     }
+}
 
+impl Found {
     /// The fields of 200, 206 and 304 alike.
-    fn version_headers(
-        &self,
-        representation: &Representation,
-        validators: &Validators,
-    ) -> Result<HeaderMap, Error> {
+    fn headers(&self, validators: &Validators) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ETAG, validators.etag.clone());
         if let Some(modified) = validators.modified {
             headers.insert(header::LAST_MODIFIED, value(httpdate::fmt_http_date(modified))?);
         }
-        if representation.varies {
-            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        let vary = match (self.is_fallback, self.representation.varies) {
+            (true, true) => Some("accept, accept-encoding"),
+            (true, false) => Some("accept"),
+            (false, true) => Some("accept-encoding"),
+            (false, false) => None,
+        };
+        if let Some(vary) = vary {
+            headers.insert(header::VARY, HeaderValue::from_static(vary));
         }
         if let Some(cache_control) = &self.cache_control {
             headers.insert(header::CACHE_CONTROL, cache_control.clone());
@@ -286,6 +315,7 @@ mod tests {
 
     use super::testing::{TempDir, collect, next, pattern};
     use super::*;
+    use crate::config::model::FilePattern;
 
     /// 2025-01-01 12:00:00 UTC.
     const MODIFIED: &str = "Wed, 01 Jan 2025 12:00:00 GMT";
@@ -312,7 +342,10 @@ mod tests {
             let origin = FilesOrigin {
                 root: dir.path().to_owned(),
                 fallback: fallback.map(str::to_owned),
-                cache_control: Some(HeaderValue::from_static("max-age=60")),
+                cache_control: FileCacheControl(vec![(
+                    FilePattern::Any,
+                    HeaderValue::from_static("max-age=60"),
+                )]),
             };
             let reader = Reader::start(2, 16).expect("starts");
             Self { folder: Folder::new(&origin, reader), dir }
@@ -363,7 +396,7 @@ mod tests {
             (header::CONTENT_LENGTH, Some("10")),
             (header::CONTENT_TYPE, Some("text/plain; charset=utf-8")),
             (header::ETAG, Some(ETAG)),
-            (header::LAST_MODIFIED, Some(MODIFIED)),
+            (header::LAST_MODIFIED, None),
             (header::ACCEPT_RANGES, Some("bytes")),
             (header::CACHE_CONTROL, Some("max-age=60")),
             (header::CONTENT_ENCODING, None),
@@ -447,13 +480,49 @@ mod tests {
         site.dir.write("app/index.html", "app");
         site.dir.write(".env", "secret");
         std::os::unix::fs::symlink("/etc/passwd", site.dir.path().join("out")).expect("links");
-        for path in ["/absent", "/users/7", "/digits.txt/", "/empty/", "/"] {
-            let answered = site.get(path, &[]).await;
+        let page = [(header::ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8")];
+        for path in ["/absent", "/users/7", "/digits.txt/", "/empty/", "/", "/v1.2"] {
+            let answered = site.get(path, &page).await;
             assert_eq!((answered.status, answered.text()), (StatusCode::OK, "app"), "{path}");
             assert_eq!(answered.field(header::CONTENT_TYPE), Some("text/html; charset=utf-8"));
+            assert_eq!(answered.field(header::VARY), Some("accept"));
         }
         for path in ["/.env", "/.absent", "/out", "/%2e%2e/x"] {
-            assert_eq!(site.get(path, &[]).await.status, StatusCode::NOT_FOUND, "{path}");
+            assert_eq!(site.get(path, &page).await.status, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_fallback_answers_navigations_alone() {
+        let site = Fixture::with(Some("/index.html"));
+        site.dir.write("index.html", "app");
+        for (path, accept, vary) in [
+            ("/assets/app.1a2b.js", "text/html", None),
+            ("/logo.png", "text/html,*/*", None),
+            ("/api/users", "application/json", Some("accept")),
+            ("/api/users", "*/*", Some("accept")),
+            ("/api/users", "text/html;q=0, */*", Some("accept")),
+        ] {
+            let answered = site.get(path, &[(header::ACCEPT, accept)]).await;
+            assert_eq!(answered.status, StatusCode::NOT_FOUND, "{path} {accept}");
+            assert_eq!(answered.field(header::VARY), vary, "{path} {accept}");
+        }
+    }
+
+    #[tokio::test]
+    async fn well_known_files_are_served_and_other_hidden_ones_are_not() {
+        let site = Fixture::new();
+        for name in [".well-known/security.txt", ".well-known/.env", "a/.well-known/x", ".git/x"] {
+            site.dir.write(name, "text");
+        }
+        for (path, status) in [
+            ("/.well-known/security.txt", StatusCode::OK),
+            ("/.well-known/.env", StatusCode::NOT_FOUND),
+            ("/a/.well-known/x", StatusCode::NOT_FOUND),
+            ("/.git/x", StatusCode::NOT_FOUND),
+            ("/.well-known", StatusCode::PERMANENT_REDIRECT),
+        ] {
+            assert_eq!(site.get(path, &[]).await.status, status, "{path}");
         }
     }
 
@@ -555,7 +624,6 @@ mod tests {
                 assert_eq!(answered.status, StatusCode::NOT_MODIFIED, "{fields:?}");
                 assert!(answered.body.is_empty());
                 assert_eq!(answered.field(header::ETAG), Some(ETAG));
-                assert_eq!(answered.field(header::LAST_MODIFIED), Some(MODIFIED));
                 assert_eq!(answered.field(header::CACHE_CONTROL), Some("max-age=60"));
                 assert_eq!(answered.field(header::CONTENT_LENGTH), None);
             }
@@ -568,7 +636,7 @@ mod tests {
         let held = |time| [(header::IF_MODIFIED_SINCE, time)];
         let answered = site.get("/digits.txt", &held(MODIFIED)).await;
         assert_eq!(answered.status, StatusCode::OK, "its time was set");
-        assert_eq!(answered.field(header::LAST_MODIFIED), Some(MODIFIED));
+        assert_eq!(answered.field(header::LAST_MODIFIED), None);
 
         site.dir.write("new.txt", "here");
         let new = site.get("/new.txt", &[]).await;
@@ -582,11 +650,12 @@ mod tests {
     #[tokio::test]
     async fn a_version_that_the_client_insists_on_and_is_gone_is_a_412() {
         let site = Fixture::new();
+        site.dir.write("new.txt", "here");
         for field in [
             (header::IF_MATCH, "\"older\""),
             (header::IF_UNMODIFIED_SINCE, "Tue, 31 Dec 2024 12:00:00 GMT"),
         ] {
-            let answered = site.get("/digits.txt", &[field]).await;
+            let answered = site.get("/new.txt", &[field]).await;
             assert_eq!(answered.status, StatusCode::PRECONDITION_FAILED);
             assert!(answered.body.is_empty());
         }

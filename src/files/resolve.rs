@@ -22,6 +22,8 @@ use percent_encoding::percent_decode_str;
 
 use super::version::{Source, Version};
 
+/// The one folder with a dot that is meant for visitors (RFC 8615).
+const WELL_KNOWN: &[u8] = b".well-known";
 /// What answers for a folder.
 const INDEX: &str = "index.html";
 
@@ -78,7 +80,8 @@ impl Wanted {
     /// Takes a path in normal form: `/`, then percent-encoded segments.
     ///
     /// # Errors
-    /// [`Miss::Refused`] for a segment that begins with a dot, or that decodes to something with a
+    /// [`Miss::Refused`] for a segment that begins with a dot (but a first one
+    /// `.well-known`), or that decodes to something with a
     /// slash or a NUL in it. [`Miss::Absent`] for an empty segment: no file has an empty name.
     pub(super) fn parse(path: &str) -> Result<Self, Miss> {
         let below = path.strip_prefix('/').ok_or(Miss::Refused)?;
@@ -91,9 +94,10 @@ impl Wanted {
         };
         let mut names = PathBuf::new();
         let mut has_empty = false;
-        for segment in segments.split('/') {
+        for (place, segment) in segments.split('/').enumerate() {
             let name: Cow<'_, [u8]> = percent_decode_str(segment).into();
-            if name.starts_with(b".") || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+            let is_hidden = name.starts_with(b".") && !(place == 0 && *name == *WELL_KNOWN);
+            if is_hidden || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
                 return Err(Miss::Refused);
             }
             has_empty |= name.is_empty();

@@ -2,8 +2,8 @@
 //!
 //! An entity tag is a digest of the bytes ([`Tags`]), because times do not tell versions apart:
 //! reproducible builds (Nix, Bazel, images with SOURCE_DATE_EPOCH) give all files one time. It
-//! holds for all replicas that serve the same bytes. For the same reason a time alone confirms a
-//! version only where the file was written at that time.
+//! holds for all replicas that serve the same bytes. For the same reason a file has a
+//! Last-Modified only where its bytes were written at that time.
 //!
 //! A body is read as one version by the time of the last change, in nanoseconds, and the size.
 
@@ -115,8 +115,7 @@ impl Source {
         Ok(Validators {
             etag: HeaderValue::try_from(etag)
                 .map_err(|error| Error::caused(Kind::Internal, error))?,
-            modified: self.version.http_date(now),
-            is_time_believed: identity.is_time_believed(),
+            modified: self.version.http_date(now).filter(|_| identity.is_time_believed()),
         })
     }
 

@@ -12,8 +12,8 @@ use super::site::{Fronted, Site};
 use super::table::{DEADLINE, REDIRECT_LOOP, VARY};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::model::{
-    self, Action, Front, HostPattern, Name, PathPattern, PoolSource, Section, TemplatePart,
-    Variable,
+    self, Action, FilePattern, Front, HostPattern, Name, PathPattern, PoolSource, Section,
+    TemplatePart, Variable,
 };
 use crate::front::cache::control_field;
 
@@ -209,7 +209,7 @@ fn known(site: &Site<'_>, route: &model::Route, front: Front) -> Known {
     }
     if let [pool] = pools(site, route).as_slice()
         && let PoolSource::Files(files) = &pool.source
-        && let Some(control) = &files.cache_control
+        && let [(FilePattern::Any, control)] = &*files.cache_control.0
     {
         let place = site.place(Section::Pool, &pool.name, "cache_control");
         known.put(CACHE_CONTROL, control.clone(), place);

@@ -144,9 +144,15 @@ fn a_file_that_is_not_there_may_have_a_stand_in() {
         &[("index.html", "app"), ("real.txt", "real")],
         "fallback = \"/index.html\"\ncache_control = \"max-age=60\"",
     );
-    let answer = proxy.get("/some/view", &[]);
-    assert_eq!((answer.status, answer.text().as_str()), (200, "app"));
-    assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+    let page = ["Accept: text/html,*/*;q=0.8"];
+    for _ in 0..2 {
+        let answer = proxy.get("/some/view", &page);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "app"));
+        assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+        let call = proxy.get("/some/view", &["Accept: application/json"]);
+        assert_eq!(call.status, 404, "no page for a call, stored or not");
+        assert_eq!(proxy.get("/assets/gone.js", &page).status, 404);
+    }
     let real = proxy.get("/real.txt", &[]);
     assert_eq!((real.text().as_str(), real.header("cache-control")), ("real", Some("max-age=60")));
 }
@@ -161,6 +167,8 @@ fn compressed_siblings_are_chosen_by_what_the_client_takes() {
         ("br, gzip", "brotli", Some("br")),
         ("gzip", "gzip", Some("gzip")),
         ("br;q=0, gzip;q=0.5", "gzip", Some("gzip")),
+        ("br;q=0.1, gzip", "gzip", Some("gzip")),
+        ("br;q=0.1, identity", "plain", None),
         ("identity", "plain", None),
         ("br;q=0", "plain", None),
     ] {
@@ -196,4 +204,55 @@ fn files_are_cached_by_what_is_said_of_them() {
     proxy.folder.write("site/a.txt", "b");
     proxy.purge(&format!("{{\"urls\":[\"http://{HOST}/a.txt\"]}}"));
     assert_eq!(proxy.get("/a.txt", &[]).text(), "b");
+}
+
+#[test]
+fn files_have_the_cache_control_of_their_names() {
+    let proxy = site(
+        &[("index.html", "app"), ("assets/app.js", "code"), ("robots.txt", "all")],
+        "fallback = \"/index.html\"\ncache_control = { \"/assets/*\" = \"max-age=9, immutable\", \
+         \"*.html\" = \"no-cache\" }",
+    );
+    let page = ["Accept: text/html"];
+    for (path, control) in [
+        ("/", Some("no-cache")),
+        ("/some/view", Some("no-cache")),
+        ("/assets/app.js", Some("max-age=9, immutable")),
+        ("/robots.txt", None),
+    ] {
+        let answer = proxy.get(path, &page);
+        assert_eq!((answer.status, answer.header("cache-control")), (200, control), "{path}");
+    }
+}
+
+#[test]
+fn a_deployment_is_seen_though_its_files_have_one_time_and_one_length() {
+    let folder = Folder::new();
+    let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(315_532_800);
+    for version in ["1", "2"] {
+        let path = folder.write(&format!("rel/{version}/app.js"), format!("version={version}"));
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(epoch).unwrap();
+    }
+    let root = folder.path().to_owned();
+    let deploy = |version: &str| {
+        symlink(format!("rel/{version}"), root.join("next")).unwrap();
+        std::fs::rename(root.join("next"), root.join("site")).unwrap();
+    };
+    deploy("1");
+    let text = "[pool.site]\nfiles = \"site\"\ncache_control = \"no-cache\"\n[[route]]\n\
+                pool = \"site\"\n";
+    let proxy = Setup::empty().text(text).start_in(folder);
+    let first = proxy.get("/app.js", &[]);
+    assert_eq!(first.text(), "version=1");
+    let held = format!("If-None-Match: {}", first.header("etag").unwrap());
+    assert_eq!(proxy.get("/app.js", &[&held]).status, 304);
+    deploy("2");
+    assert_eq!(first.header("last-modified"), None, "it would be the same for both");
+    let since = "If-Modified-Since: Tue, 01 Jan 1980 00:00:00 GMT".to_owned();
+    for fields in [&[][..], &[held.as_str()], &[since.as_str()]] {
+        assert_eq!(proxy.get("/app.js", fields).text(), "version=2", "{fields:?}");
+    }
+    deploy("1");
+    assert_eq!(proxy.get("/app.js", &[]).text(), "version=1", "taken back");
 }

@@ -17,10 +17,11 @@ use serde_json::{Map, Value, json};
 
 use super::model::{
     AccessField, AccessFormat, AccessLog, AccessPart, AccessTarget, Action, Balance,
-    CertificateFiles, ClientAuth, ClientAuthMode, ClientIpHeader, Config, ErrorPage, FileContent,
-    HashOn, HeaderEdits, HedgeAfter, HostPattern, Listener, LogFormat, Name, PathPattern, Pool,
-    PoolSource, Protocol, Protocols, ProxyProtocol, RangesSource, Retry, Rewrite, Route, StatusSet,
-    Template, TemplatePart, TlsVersion, UpstreamTls, Variable,
+    CertificateFiles, ClientAuth, ClientAuthMode, ClientIpHeader, Config, ErrorPage,
+    FileCacheControl, FileContent, FilePattern, HashOn, HeaderEdits, HedgeAfter, HostPattern,
+    Listener, LogFormat, Name, PathPattern, Pool, PoolSource, Protocol, Protocols, ProxyProtocol,
+    RangesSource, Retry, Rewrite, Route, StatusSet, Template, TemplatePart, TlsVersion,
+    UpstreamTls, Variable,
 };
 use super::units::{show_duration, show_percentage, show_size, show_statuses};
 
@@ -176,13 +177,25 @@ fn certificate(files: &CertificateFiles) -> Value {
     json!({ "cert": files.cert.path.display().to_string(), "key": HIDDEN })
 }
 
+fn cache_control(control: &FileCacheControl) -> Value {
+    match &*control.0 {
+        [] => Value::Null,
+        [(FilePattern::Any, value)] => json!(shown_value(value)),
+        patterns => patterns
+            .iter()
+            .map(|(pattern, value)| (pattern.to_string(), json!(shown_value(value))))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+    }
+}
+
 fn pool(pool: &Pool) -> Value {
     let mut described = match &pool.source {
         PoolSource::Files(files) => {
             return json!({
                 "files": files.root.display().to_string(),
                 "fallback": files.fallback,
-                "cache_control": files.cache_control.as_ref().map(shown_value),
+                "cache_control": cache_control(&files.cache_control),
             });
         }
         PoolSource::Endpoints(endpoints) => {

@@ -138,7 +138,57 @@ pub struct FilesOrigin {
     pub root: PathBuf,
     /// Path below the root that answers where no file is found, `"/index.html"`.
     pub fallback: Option<String>,
-    pub cache_control: Option<HeaderValue>,
+    pub cache_control: FileCacheControl,
+}
+
+/// The `Cache-Control` of the files of a folder.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FileCacheControl(
+    /// The most specific pattern first.
+    pub Vec<(FilePattern, HeaderValue)>,
+);
+
+/// Names of files below a folder, which they are compared with as they stand on the disk. In the
+/// order of the variants one pattern goes before another, and a longer text before a shorter one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FilePattern {
+    /// `"/index.html"`
+    Exact(String),
+    /// `"/assets/*"`, without the asterisk.
+    Below(String),
+    /// `"*.html"`, without the asterisk.
+    Ending(String),
+    /// `"*"`
+    Any,
+}
+
+impl FileCacheControl {
+    /// The value for the file with this name, which begins with a slash.
+    pub fn of(&self, name: &[u8]) -> Option<&HeaderValue> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, value)| value)
+    }
+}
+
+impl FilePattern {
+    fn matches(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => name == text.as_bytes(),
+            Self::Below(folder) => name.starts_with(folder.as_bytes()),
+            Self::Ending(ending) => name.ends_with(ending.as_bytes()),
+            Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for FilePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Below(folder) => write!(f, "{folder}*"),
+            Self::Ending(ending) => write!(f, "*{ending}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
