@@ -51,13 +51,16 @@ pub mod config;
 // What everybody uses.
 pub mod body;
 pub mod cidr;
+pub mod console;
 pub mod cookie;
 pub mod error;
 pub mod fields;
+pub mod lines;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod outbox;
 pub mod range;
 pub mod shutdown;
+pub mod signals;
 pub mod timer;

@@ -4,7 +4,6 @@
 //! before the swap leaves the process as it was, but for the log, a metric and the status page.
 
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ use crate::config::diagnostics::{Diagnostic, Report, Sources};
 use crate::config::model::{self, BindAddress, Name};
 use crate::config::{Loaded, Refused};
 use crate::discovery;
+use crate::lines::{Lines, Sink};
 use crate::logging::ProgramLog;
-use crate::proxy::{LogWriter, Sink};
+use crate::proxy::access_log;
 use crate::snapshot::{Resources, Snapshot};
 use crate::watch::Watcher;
 use crate::worker::Workers;
@@ -48,7 +48,7 @@ pub struct Reloader {
     pub bindings: Bindings,
     /// For the status page.
     pub addresses: Arc<ArcSwap<Vec<(Name, BindAddress)>>>,
-    pub access_log: Rc<LogWriter>,
+    pub access_log: Lines,
     pub program_log: ProgramLog,
     pub reloads: Arc<ReloadLog>,
     pub generations: watch::Sender<u64>,
@@ -159,8 +159,12 @@ impl Reloader {
             .map_err(|found| problems.extend(found.problems))
             .ok();
         let target = &config.log.access.to;
-        let sink = (*target != running.config.log.access.to).then(|| Sink::open(target));
-        let sink = sink.transpose().map_err(|error| {
+        let is_new = *target != running.config.log.access.to;
+        let sink = match is_new {
+            true => access_log::opened(target.clone()).await.map(Some),
+            false => Ok(None),
+        };
+        let sink = sink.map_err(|error| {
             problems
                 .push(Diagnostic::placeless(format!("log.access.to cannot be opened: {error}")));
         });
@@ -181,8 +185,10 @@ impl Reloader {
         let generation = snapshot.generation;
         self.resources.cache.reconfigure(&snapshot.config.cache);
         self.program_log.change(&before.config.log, &snapshot.config.log);
-        if let Some(sink) = sink {
-            self.access_log.switch(sink);
+        if let Some(sink) = sink
+            && let Err(error) = self.access_log.switch(move || Ok(sink))
+        {
+            tracing::error!(%error, "the access log goes on where it was");
         }
         self.published.store(Arc::new(snapshot));
         self.bindings.apply(change, &self.workers).await;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use http::StatusCode;
@@ -27,6 +26,7 @@ const UNROUTED: &str = "none";
 pub(super) struct Scrape {
     snapshot: Arc<Snapshot>,
     reloads: ReloadRecord,
+    program_log_dropped: u64,
     access_log_dropped: u64,
     purges: Shared,
 }
@@ -37,7 +37,8 @@ impl Scrape {
             snapshot,
             reloads: context.reloads.record(),
             purges: context.purges.clone(),
-            access_log_dropped: context.access_log_dropped.load(Ordering::Relaxed),
+            program_log_dropped: context.program_log.dropped(),
+            access_log_dropped: context.access_log.dropped(),
         }
     }
 
@@ -69,9 +70,14 @@ impl Scrape {
         self.purges.collect(&self.snapshot.config, &mut out);
         out.counter(
             "headwater_access_log_dropped_total",
-            "Log lines dropped because their writer was too slow.",
+            "Lines of the access log that were dropped: what takes them is slow or fails.",
         )
         .series(&[], self.access_log_dropped as f64);
+        out.counter(
+            "headwater_log_dropped_total",
+            "Lines of the program log that were dropped: what takes them is slow or fails.",
+        )
+        .series(&[], self.program_log_dropped as f64);
         out.gauge("headwater_build_info", "Always 1; the version is a label.")
             .series(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.encode(ProcessCollector::for_self().collect()).map_err(|error| {
@@ -219,6 +225,7 @@ mod tests {
         Scrape {
             snapshot: Arc::new(snapshot),
             reloads,
+            program_log_dropped: 2,
             access_log_dropped: 3,
             purges: Arc::default(),
         }
@@ -346,6 +353,7 @@ mod tests {
             "config_last_reload_timestamp_seconds",
             "config_reloads_total",
             "access_log_dropped_total",
+            "log_dropped_total",
             "tls_certificate_problems",
             "build_info",
         ];
@@ -361,6 +369,7 @@ mod tests {
     fn the_figures_of_the_process_are_its_own() {
         let samples = parse(&scrape(busy()).encode().unwrap());
         assert_eq!(samples["headwater_access_log_dropped_total"], 3.0);
+        assert_eq!(samples["headwater_log_dropped_total"], 2.0);
         assert_eq!(samples["headwater_config_generation"], 1.0);
         assert_eq!(samples["headwater_config_last_reload_successful"], 0.0);
         assert_eq!(samples["headwater_config_last_reload_timestamp_seconds"], 7.0);

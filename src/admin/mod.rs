@@ -37,7 +37,6 @@ mod status;
 mod testing;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +48,7 @@ pub use socket::{AdminSocket, BindError, bind};
 
 use crate::config::diagnostics::Report;
 use crate::config::model::{BindAddress, Name};
+use crate::lines::Lines;
 use crate::purge as purge_fronts;
 use crate::shutdown::Stop;
 use crate::snapshot::Snapshot;
@@ -68,8 +68,8 @@ pub struct Context {
     pub workers: usize,
     /// Where each listener accepts, with the ports that the kernel chose; empty before they do.
     pub addresses: Arc<ArcSwap<Vec<(Name, BindAddress)>>>,
-    /// Counts lines that the access log has dropped.
-    pub access_log_dropped: Arc<AtomicU64>,
+    pub program_log: Lines,
+    pub access_log: Lines,
     pub started: Instant,
 }
 

@@ -100,7 +100,10 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
     let (head, body) = request.into_parts();
     let call = Call::of(head.uri.path());
     let access = Access::of(snapshot.config.admin.as_ref(), service.reach);
-    access.admit(&head, call.is_some_and(Call::is_public))?;
+    // It says nothing but that somebody answers, so a probe may call us by any name.
+    if call != Some(Call::Livez) {
+        access.admit(&head, call.is_some_and(Call::is_public))?;
+    }
     let Some(call) = call else { return Err(no_such_call()) };
     if !call.allows(&head.method) {
         let allowed = call.allowed();
@@ -269,6 +272,16 @@ mod tests {
                             [pool.app]\nendpoints = [\"app.test:80\"]\n";
             running.published.store(Arc::new(snapshot(required)));
             assert_eq!(running.get("/readyz").await.status, 503);
+        });
+    }
+
+    #[test]
+    fn whether_the_process_lives_is_told_under_any_name() {
+        run(async {
+            let running = Running::start("");
+            let host = &["Host: probe.test"];
+            assert_eq!(running.ask("GET /livez", host, "").await.status, 200);
+            assert_eq!(running.ask("GET /readyz", host, "").await.status, 403);
         });
     }
 

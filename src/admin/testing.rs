@@ -20,6 +20,7 @@ use crate::cache::Cache;
 use crate::config;
 use crate::config::model::{BindAddress, Name};
 use crate::files::Reader;
+use crate::lines::{Lines, Sink};
 use crate::shutdown::{Shutdown, Tasks};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::tls::generate::self_signed;
@@ -150,7 +151,8 @@ impl Running {
             certificates: Arc::default(),
             workers: 3,
             addresses: addresses.clone(),
-            access_log_dropped: Arc::default(),
+            program_log: Lines::start("log", Sink::off(), 1).unwrap(),
+            access_log: Lines::start("log", Sink::off(), 1).unwrap(),
             started: Instant::now(),
         };
         let socket = bind(&BindAddress::Tcp(([127, 0, 0, 1], 0).into())).unwrap();

@@ -69,7 +69,7 @@ use local::Local;
 use target::Target;
 use whole::Whole;
 
-pub use access_log::{AccessLog, LogWriter, Sink};
+pub use access_log::AccessLog;
 pub use reply::{Reply, ReplyBody};
 pub use tunnel::{ClientEnd, run_tunnel};
 

@@ -3,7 +3,9 @@
 //! Everything that serves requests runs on the workers; this thread runs the control plane, which
 //! is quick and never blocks.
 
-use std::io::{self, Write};
+mod control;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,27 +13,30 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::admin::{self, AdminSocket, Command};
+use crate::admin::{self, AdminSocket};
 use crate::bindings::{Bindings, Change, Unbound};
 use crate::cache::Cache;
 use crate::compile::{self, Compiled};
 use crate::config::diagnostics::{self, Sources};
-use crate::config::model::{Config, Process};
+use crate::config::model::Config;
+use crate::console::Console;
 use crate::files::Reader;
 use crate::front_lists::FrontLists;
+use crate::lines::{Lines, Sink};
 use crate::listener::Inherited;
-use crate::logging::ProgramLog;
-use crate::proxy::{LogWriter, Sink};
+use crate::logging::{self, ProgramLog};
+use crate::proxy::{AccessLog, access_log};
 use crate::purge::Purges;
-use crate::reload::{self, Reloader, Trigger};
+use crate::reload::{self, Reloader};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
+use crate::signals::{Signals, StopSignals};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
 use crate::worker::{self, Seed, Threads, Workers};
 use crate::{acme, discovery, expiry, front_lists, health, metrics, outgoing, purge};
+use control::Control;
 
 /// Threads for file work, for the whole process.
 const FILE_THREADS: usize = 8;
@@ -50,8 +55,10 @@ const BIND_PAUSE: Duration = Duration::from_millis(20);
 const SWEEP_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stop waits for purges of the caches in front of us, once nothing else is open.
 const PURGE_PATIENCE: Duration = Duration::from_secs(3);
-/// How long the workers may take to let go once the deadline has passed.
-const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a stop waits for what takes the logs: at least, and as far as the drain had time left.
+const FLUSH_PATIENCE_MIN: Duration = Duration::from_millis(250);
+const FLUSH_PATIENCE_MAX: Duration = Duration::from_secs(2);
 
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +86,13 @@ impl Exit {
 
 /// Reads, validates and compiles a configuration; prints what is wrong with it.
 pub fn check(path: &Path) -> Exit {
-    match prepare(path) {
+    let console = Console::Direct;
+    match prepare(path, &console) {
         Ok(prepared) => {
             let Compiled { warnings, snapshot } = &prepared.compiled;
-            report(&diagnostics::render(warnings, &snapshot.sources));
+            console.report(&diagnostics::render(warnings, &snapshot.sources));
             let config = &snapshot.config;
-            report(&format!(
+            console.report(&format!(
                 "{}: ok, {} listeners, {} pools, {} routes\n",
                 path.display(),
                 config.listeners.len(),
@@ -99,30 +107,72 @@ pub fn check(path: &Path) -> Exit {
 
 /// Reads, validates and compiles a configuration, for whoever only looks at it.
 pub fn compiled(path: &Path) -> Result<Compiled, Exit> {
-    prepare(path).map(|prepared| prepared.compiled)
+    prepare(path, &Console::Direct).map(|prepared| prepared.compiled)
 }
 
 /// Runs the proxy until it is told to stop.
 pub fn run(path: &Path) -> Exit {
     // Before there are other threads, since it changes the environment.
-    let (inherited, problems) = Inherited::take();
-    let prepared = match prepare(path) {
-        Ok(prepared) => prepared,
-        Err(exit) => return exit,
+    let inherited = Inherited::take();
+    let stderr =
+        Sink::stderr().and_then(|stderr| Lines::start("program log", stderr, logging::QUEUE_BYTES));
+    let stderr = match stderr {
+        Ok(stderr) => stderr,
+        Err(error) => {
+            return start_failed(&Console::Direct, &format!("no thread for logs: {error}"));
+        }
     };
-    let program_log = ProgramLog::start(&prepared.compiled.snapshot.config.log);
+    let console = Console::Queued(stderr.clone());
+    let Stopped { exit, flush_by } = start(path, &console, &stderr, inherited);
+    // Who does not read has to do without what is left.
+    stderr.finish(flush_by);
+    exit
+}
+
+fn start(
+    path: &Path,
+    console: &Console,
+    stderr: &Lines,
+    (inherited, problems): (Inherited, Vec<String>),
+) -> Stopped {
     let runtime =
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
-            Err(error) => return start_failed(&format!("no runtime: {error}")),
+            Err(error) => return start_failed(console, &format!("no runtime: {error}")).into(),
         };
+    let entered = runtime.enter();
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return no_signals(console, &error).into(),
+    };
+    drop(entered);
+    let prepared = match prepare(path, console) {
+        Ok(prepared) => prepared,
+        Err(exit) => return exit.into(),
+    };
+    let log = &prepared.compiled.snapshot.config.log;
+    let program_log = ProgramLog::start(log, stderr.clone());
+    logging::log_panics();
     for problem in problems {
         tracing::warn!("{problem}");
     }
-    let exit = runtime.block_on(serve(prepared, path, program_log, inherited));
+    let serving = serve(prepared, path, (program_log, stderr), console, (signals, inherited));
+    let stopped = runtime.block_on(serving);
     // File and name look-ups that hang are nobody's concern any more.
     runtime.shutdown_background();
-    exit
+    stopped
+}
+
+/// How a process ends, and by when its logs must be written.
+struct Stopped {
+    exit: Exit,
+    flush_by: std::time::Instant,
+}
+
+impl From<Exit> for Stopped {
+    fn from(exit: Exit) -> Self {
+        Self { exit, flush_by: std::time::Instant::now() + FLUSH_PATIENCE_MAX }
+    }
 }
 
 /// A configuration that is ready to run, and what the process has for it.
@@ -134,14 +184,14 @@ struct Prepared {
     digest: u64,
 }
 
-fn prepare(path: &Path) -> Result<Prepared, Exit> {
+fn prepare(path: &Path, console: &Console) -> Result<Prepared, Exit> {
     let descriptors_max = compile::raise_descriptors();
     let loaded = compile::load(path);
     let (files, digest) = (loaded.files.clone(), loaded.digest);
     let workers = loaded.draft.process.workers;
     metrics::set_shards(workers + 1);
     let reader = Reader::start(FILE_THREADS, FILE_JOBS_QUEUED)
-        .map_err(|error| start_failed(&format!("no threads for files: {error}")))?;
+        .map_err(|error| start_failed(console, &format!("no threads for files: {error}")))?;
     let resources = Resources {
         cache: Cache::new(&loaded.draft.cache, workers),
         under_way: Arc::default(),
@@ -151,7 +201,7 @@ fn prepare(path: &Path) -> Result<Prepared, Exit> {
     };
     let compiled =
         compile::compile(loaded, None, &resources, descriptors_max).map_err(|refused| {
-            report(&diagnostics::render(&refused.diagnostics, &refused.sources));
+            console.report(&diagnostics::render(&refused.diagnostics, &refused.sources));
             Exit::Refused
         })?;
     Ok(Prepared { compiled, resources, descriptors_max, files, digest })
@@ -159,16 +209,18 @@ fn prepare(path: &Path) -> Result<Prepared, Exit> {
 
 /// Everything that must be ours before the first request, or the start fails.
 struct Opened {
-    signals: Signals,
     admin: Option<AdminSocket>,
     bindings: Bindings,
     change: Change,
-    access_log: Rc<LogWriter>,
+    access_log: Lines,
 }
 
-async fn open(config: &Config, sources: &Sources, inherited: Inherited) -> Result<Opened, Exit> {
-    let signals = Signals::new()
-        .map_err(|error| start_failed(&format!("signals cannot be received: {error}")))?;
+async fn open(
+    config: &Config,
+    sources: &Sources,
+    console: &Console,
+    inherited: Inherited,
+) -> Result<Opened, Exit> {
     let mut problems = String::new();
     let admin = match config.admin.as_ref().map(|admin| admin::bind(&admin.bind)).transpose() {
         Ok(socket) => socket,
@@ -183,14 +235,15 @@ async fn open(config: &Config, sources: &Sources, inherited: Inherited) -> Resul
     }
     match prepare_bindings(&bindings, config).await {
         Ok(change) if problems.is_empty() => {
-            let access_log = LogWriter::start(&config.log.access.to).map_err(|error| {
-                start_failed(&format!("log.access.to cannot be opened: {error}"))
+            let sink = access_log::opened(config.log.access.to.clone()).await;
+            let access_log = sink.and_then(access_log::start).map_err(|error| {
+                start_failed(console, &format!("log.access.to cannot be opened: {error}"))
             })?;
-            Ok(Opened { signals, admin, bindings, change, access_log: Rc::new(access_log) })
+            Ok(Opened { admin, bindings, change, access_log })
         }
         prepared => {
             let found = prepared.err().unwrap_or_default().problems;
-            report(&(problems + &diagnostics::render(&found, sources)));
+            console.report(&(problems + &diagnostics::render(&found, sources)));
             Err(Exit::StartFailed)
         }
     }
@@ -213,31 +266,46 @@ async fn prepare_bindings(bindings: &Bindings, config: &Config) -> Result<Change
 async fn serve(
     prepared: Prepared,
     path: &Path,
-    program_log: ProgramLog,
-    inherited: Inherited,
-) -> Exit {
+    (program_log, stderr): (ProgramLog, &Lines),
+    console: &Console,
+    (signals, inherited): (Signals, Inherited),
+) -> Stopped {
     let Prepared { compiled, resources, descriptors_max, files, digest } = prepared;
     let Compiled { snapshot, warnings } = compiled;
     let sources = snapshot.sources.clone();
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.report(&sources)).collect();
     reload::log_all(&warnings);
-    let opened = match open(&snapshot.config, &sources, inherited).await {
-        Ok(opened) => opened,
-        Err(exit) => return exit,
+    let mut stop = match StopSignals::new() {
+        Ok(stop) => stop,
+        Err(error) => return no_signals(console, &error).into(),
     };
-    let Opened { signals, admin, bindings, change, access_log } = opened;
-    discovery::resolve_all(&snapshot, RESOLVE_PATIENCE).await;
-    let mut lists = match FrontLists::new() {
-        Ok(lists) => lists,
-        Err(error) => return start_failed(&format!("no list can be fetched: {error}")),
+    let beginning = async {
+        let opened = open(&snapshot.config, &sources, console, inherited).await?;
+        discovery::resolve_all(&snapshot, RESOLVE_PATIENCE).await;
+        let mut lists = FrontLists::new()
+            .map_err(|error| start_failed(console, &format!("no list can be fetched: {error}")))?;
+        lists.first(&snapshot, FETCH_PATIENCE).await;
+        Ok((opened, lists))
     };
-    lists.first(&snapshot, FETCH_PATIENCE).await;
+    let begun = tokio::select! {
+        begun = beginning => begun,
+        () = stop.received() => {
+            tracing::info!("stopped by a signal before anything was served");
+            Err(Exit::Clean)
+        }
+    };
+    let (Opened { admin, bindings, change, access_log }, lists) = match begun {
+        Ok(begun) => begun,
+        Err(exit) => return exit.into(),
+    };
 
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
     let shutdown = Shutdown::default();
     let (workers, threads) = match start_workers(&published, &access_log, &shutdown) {
         Ok(started) => started,
-        Err(error) => return start_failed(&format!("workers cannot be started: {error}")),
+        Err(error) => {
+            return start_failed(console, &format!("workers cannot be started: {error}")).into();
+        }
     };
     let (commands, asked) = mpsc::channel(COMMANDS_QUEUED);
     let (triggers, triggered) = mpsc::channel(COMMANDS_QUEUED);
@@ -253,7 +321,8 @@ async fn serve(
         certificates: certificates.clone(),
         workers: workers.count(),
         addresses: Arc::default(),
-        access_log_dropped: access_log.dropped(),
+        program_log: stderr.clone(),
+        access_log: access_log.clone(),
         started: Instant::now(),
     };
     let reloader = Reloader {
@@ -273,7 +342,7 @@ async fn serve(
         refused: None,
     };
     let tasks = Tasks::default();
-    let mut stop = shutdown.stop();
+    let mut draining = shutdown.stop();
     let (changes, changed) = watch::channel(0);
     let health = health::run(published.clone(), generation.clone(), changed, shutdown.stop());
     tasks.spawn("health", health);
@@ -297,21 +366,24 @@ async fn serve(
     tasks.spawn("reload", async move {
         tokio::select! {
             () = reloader.run(change, files, triggered) => {}
-            () = stop.reached(Phase::Draining) => {}
+            () = draining.reached(Phase::Draining) => {}
         }
     });
-    let mut control = Control { signals, triggers, shutdown, access_log: access_log.clone() };
+    let mut control = Control { stop, signals, triggers, shutdown, access_log: access_log.clone() };
     control.until_stop(&published, asked).await;
-    let exit = control.drain(&published.load().config.process, threads).await;
+    let Stopped { exit, flush_by } = control.drain(&published.load().config.process, threads).await;
     let unfinished = purges.finished(PURGE_PATIENCE).await;
     if unfinished > 0 {
         tracing::error!(unfinished, "stopped before the caches in front were purged");
     }
-    drop((control, published));
-    if let Some(log) = Rc::into_inner(access_log) {
-        log.finish();
+    // Both logs have the same time: who reads neither does not hold a stop twice.
+    let flush_by = flush_by.max(std::time::Instant::now() + FLUSH_PATIENCE_MIN);
+    // On a thread of its own: purges and whoever else is left go on meanwhile.
+    let flushed = tokio::task::spawn_blocking(move || access_log.finish(flush_by));
+    if !flushed.await.unwrap_or(false) {
+        tracing::warn!("the access log is cut: what takes it is too slow");
     }
-    exit
+    Stopped { exit, flush_by }
 }
 
 /// Has the cache walked over when it is due, on a thread of its own.
@@ -338,140 +410,22 @@ async fn sweep(published: Arc<ArcSwap<Snapshot>>, mut stop: Stop) {
 
 fn start_workers(
     published: &Arc<ArcSwap<Snapshot>>,
-    access_log: &LogWriter,
+    access_log: &Lines,
     shutdown: &Shutdown,
 ) -> io::Result<(Workers, Threads)> {
-    let seed =
-        |_| Seed { published: published.clone(), log: access_log.handle(), stop: shutdown.stop() };
+    let seed = |_| Seed {
+        published: published.clone(),
+        log: AccessLog::new(access_log.clone()),
+        stop: shutdown.stop(),
+    };
     worker::start((0..published.load().config.process.workers).map(seed).collect())
 }
 
-/// Where signals and commands arrive.
-struct Control {
-    signals: Signals,
-    triggers: mpsc::Sender<Trigger>,
-    shutdown: Shutdown,
-    access_log: Rc<LogWriter>,
+fn no_signals(console: &Console, error: &io::Error) -> Exit {
+    start_failed(console, &format!("signals cannot be received: {error}"))
 }
 
-impl Control {
-    /// Answers signals and commands until one of them is to stop.
-    async fn until_stop(
-        &mut self,
-        published: &ArcSwap<Snapshot>,
-        mut asked: mpsc::Receiver<Command>,
-    ) {
-        loop {
-            let Signals { stop, hangup, reopen } = &mut self.signals;
-            let trigger = tokio::select! {
-                () = stop.received() => return tracing::info!("stopping: asked by a signal"),
-                _ = hangup.recv() => Trigger::Signal,
-                _ = reopen.recv() => {
-                    self.reopen_log(&published.load().config);
-                    continue;
-                }
-                command = asked.recv() => match command {
-                    Some(Command::Reload(asker)) => Trigger::Admin(asker),
-                    Some(Command::Drain) => return tracing::info!("stopping: asked by the API"),
-                    // Without an admin listener nobody asks.
-                    None => std::future::pending().await,
-                },
-            };
-            if self.triggers.try_send(trigger).is_err() {
-                tracing::warn!("too many reloads are waiting; this one is dropped");
-            }
-        }
-    }
-
-    fn reopen_log(&self, config: &Config) {
-        match Sink::open(&config.log.access.to) {
-            Ok(sink) => self.access_log.switch(sink),
-            Err(error) => {
-                tracing::error!(%error, "the access log cannot be opened; the old one goes on");
-            }
-        }
-    }
-
-    /// Stops: not ready → not accepting → nothing open, or cut at the deadline.
-    async fn drain(&mut self, process: &Process, threads: Threads) -> Exit {
-        self.shutdown.enter(Phase::Leaving);
-        let mut hurried = tokio::select! {
-            () = sleep(process.shutdown_delay) => false,
-            () = self.signals.stop.received() => true,
-        };
-        self.shutdown.enter(Phase::Draining);
-        let mut joined = tokio::task::spawn_blocking(move || threads.join());
-        let deadline = Instant::now() + process.drain_timeout;
-        let mut cut = None;
-        if !hurried {
-            tokio::select! {
-                joined = &mut joined => cut = Some(joined),
-                () = sleep_until(deadline) => {}
-                () = self.signals.stop.received() => hurried = true,
-            }
-        }
-        let cut = match cut {
-            Some(cut) => cut.ok(),
-            None => {
-                self.shutdown.enter(Phase::Aborting);
-                let joined = timeout(ABORT_PATIENCE, joined).await;
-                joined.ok().and_then(Result::ok)
-            }
-        };
-        match cut {
-            Some(0) => {
-                tracing::info!("stopped");
-                Exit::Clean
-            }
-            cut => {
-                tracing::warn!(connections = cut, hurried, "stopped, cutting off what was open");
-                Exit::Cut
-            }
-        }
-    }
-}
-
-/// The signals that mean something to us.
-struct Signals {
-    stop: StopSignals,
-    hangup: Signal,
-    reopen: Signal,
-}
-
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            stop: StopSignals {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            },
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        })
-    }
-}
-
-impl StopSignals {
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-fn start_failed(why: &str) -> Exit {
-    report(&format!("error: {why}\n"));
+fn start_failed(console: &Console, why: &str) -> Exit {
+    console.report(&format!("error: {why}\n"));
     Exit::StartFailed
-}
-
-/// Before there is a log, and where a command's own output goes.
-fn report(text: &str) {
-    // Nobody is left to tell when stderr is closed.
-    let _ = io::stderr().write_all(text.as_bytes());
 }
