@@ -182,7 +182,7 @@ impl Simulation {
     }
 
     fn send(&mut self, request: Request, now: Instant) {
-        let wish = Wish { tried: &request.tried, key: request.key, keep: None };
+        let wish = Wish { tried: &request.tried, key: request.key, ..Wish::default() };
         // No connection ever fails here.
         let Pick::Leased(lease) = self.pool.pick(&self.rng, now, &wish) else {
             self.failed += 1;

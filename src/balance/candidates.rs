@@ -48,6 +48,8 @@ pub struct Candidates {
     near_share: f64,
     /// Set aside, and due for one request that tries them.
     pub trials: Vec<Arc<Endpoint>>,
+    /// Where nobody may be picked: those that were set aside, whether a trial is due or not.
+    pub hopes: Vec<Arc<Endpoint>>,
     /// When time alone changes the result.
     pub valid_until: Option<Instant>,
     /// Endpoints are used although probes or ejection speak against them.
@@ -96,12 +98,20 @@ impl Candidates {
                 if terms.with_sequence { sequence::smooth(weights) } else { Box::default() };
             Group { range, sequence }
         };
-        let trials = states.iter().filter(|it| it.availability == Availability::Trial);
+        let endpoints = |is_one: &dyn Fn(&State<'_>) -> bool| -> Vec<Arc<Endpoint>> {
+            states.iter().filter(|it| is_one(it)).map(|it| it.member.endpoint.clone()).collect()
+        };
+        let is_hope = |it: &State<'_>| {
+            matches!(it.availability, Availability::Aside | Availability::Trial)
+                && it.member.endpoint.is_resolved()
+        };
+        let hopes = if tier.chosen.is_empty() { endpoints(&is_hope) } else { Vec::new() };
         Self {
             near: group(0..near),
             far: group(near..tier.chosen.len()),
             near_share,
-            trials: trials.map(|it| it.member.endpoint.clone()).collect(),
+            trials: endpoints(&|it| it.availability == Availability::Trial),
+            hopes,
             members: tier.chosen,
             valid_until,
             panic: tier.panic,

@@ -66,6 +66,8 @@ pub enum RetryReason {
     Refused,
     /// The connection ended before a response head.
     Reset,
+    /// No answer within the time for it.
+    Timeout,
     /// A status of `retry.on`.
     Status,
     /// A try beside one that takes long.
@@ -73,8 +75,15 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    pub const ALL: [Self; 6] =
-        [Self::Connect, Self::NeverWritten, Self::Refused, Self::Reset, Self::Status, Self::Hedge];
+    pub const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::NeverWritten,
+        Self::Refused,
+        Self::Reset,
+        Self::Timeout,
+        Self::Status,
+        Self::Hedge,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,6 +91,7 @@ impl RetryReason {
             Self::NeverWritten => "never_written",
             Self::Refused => "refused",
             Self::Reset => "reset",
+            Self::Timeout => "timeout",
             Self::Status => "status",
             Self::Hedge => "hedge",
         }

@@ -23,6 +23,8 @@ pub struct Wish<'a> {
     pub key: u64,
     /// The id of the endpoint that the client's cookie names.
     pub keep: Option<u64>,
+    /// Endpoints that were tried are no choice, even where there is no other.
+    pub elsewhere: bool,
 }
 
 /// The result of a pick.
@@ -37,6 +39,8 @@ pub enum Pick {
     },
     /// Every usable endpoint is at its limit.
     Full,
+    /// No endpoint is usable, and whether one is back is being tried.
+    Awaited,
     /// No endpoint is usable.
     Empty,
 }
@@ -69,12 +73,7 @@ impl Pool {
             return Pick::Leased(self.leased(member.endpoint.clone(), now, wish));
         }
         if candidates.members.is_empty() {
-            // There is nothing to lose.
-            let trial = self.trial(&candidates, now, wish);
-            return trial.map_or(Pick::Empty, |trial| {
-                self.count_request(now, wish);
-                Pick::Leased(trial)
-            });
+            return self.hope(&candidates, now, wish);
         }
         let Some(endpoint) = self.choose(&candidates, rng, now, wish) else { return Pick::Full };
         let lease = self.leased(endpoint, now, wish);
@@ -94,6 +93,20 @@ impl Pool {
         Lease { endpoint, trial: None, is_tunnel: false }
     }
 
+    /// With nobody usable there is nothing to lose: the request makes the connect.
+    fn hope(self: &Arc<Self>, candidates: &Candidates, now: Instant, wish: &Wish<'_>) -> Pick {
+        let mut untried = candidates.hopes.iter().filter(|it| !wish.tried.contains(&it.id));
+        match untried.find(|endpoint| endpoint.standing().begin_hope(now)) {
+            Some(endpoint) => {
+                self.count_request(now, wish);
+                Pick::Leased(self.on_trial(endpoint, now))
+            }
+            // Of those who have found one down, the others were tried by somebody just now.
+            None if wish.tried.is_empty() && !candidates.hopes.is_empty() => Pick::Awaited,
+            None => Pick::Empty,
+        }
+    }
+
     fn trial(
         self: &Arc<Self>,
         candidates: &Candidates,
@@ -104,9 +117,13 @@ impl Pool {
             !wish.tried.contains(&endpoint.id) && endpoint.standing().begin_trial(now)
         })?;
         self.refresh(now);
+        Some(self.on_trial(endpoint, now))
+    }
+
+    fn on_trial(self: &Arc<Self>, endpoint: &Arc<Endpoint>, now: Instant) -> Lease {
         endpoint.in_flight.fetch_add(1, Ordering::SeqCst);
         let trial = Trial { pool: self.clone(), begun: now };
-        Some(Lease { endpoint: endpoint.clone(), trial: Some(trial), is_tunnel: false })
+        Lease { endpoint: endpoint.clone(), trial: Some(trial), is_tunnel: false }
     }
 
     /// The budget is a share of the requests, so their further tries do not count.
@@ -134,7 +151,8 @@ impl Pool {
             self.choose_among(candidates, group, rng, now, wish, tried)
         };
         // Where all others were tried before, any.
-        let any = |group: &Group| if wish.tried.is_empty() { None } else { among(group, &[]) };
+        let is_any = !wish.tried.is_empty() && !wish.elsewhere;
+        let any = |group: &Group| if is_any { among(group, &[]) } else { None };
         among(first, wish.tried)
             .or_else(|| among(second, wish.tried))
             .or_else(|| any(first))
@@ -271,7 +289,7 @@ mod tests {
     use super::*;
     use crate::config::model::HashOn;
 
-    const ANY: Wish<'_> = Wish { tried: &[], key: 0, keep: None };
+    const ANY: Wish<'_> = Wish { tried: &[], key: 0, keep: None, elsewhere: false };
 
     fn tried(tried: &[u64]) -> Wish<'_> {
         Wish { tried, ..ANY }
@@ -346,6 +364,8 @@ mod tests {
             }
             let all: Vec<_> = pool.members().iter().map(|member| member.endpoint.id).collect();
             assert!(matches!(pool.pick(&rng, Instant::now(), &tried(&all)), Pick::Leased(_)));
+            let elsewhere = Wish { elsewhere: true, ..tried(&all) };
+            assert!(matches!(pool.pick(&rng, Instant::now(), &elsewhere), Pick::Full));
         }
     }
 
@@ -394,19 +414,31 @@ mod tests {
     }
 
     #[test]
-    fn with_every_connect_refused_the_pool_is_empty_until_a_trial_is_due() {
-        let pool = pool(Balance::Ewma, &[1]);
-        let endpoint = pool.members()[0].endpoint.clone();
+    fn with_every_connect_refused_requests_try_who_is_back_one_at_a_time() {
+        let pool = pool(Balance::Ewma, &[1, 1]);
+        let [a, b] = [0, 1].map(|index| pool.members()[index].endpoint.clone());
         let rng = Rng::seeded(2);
         let now = Instant::now();
-        pool.connect_failed(&endpoint, String::new, now);
-        assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Empty));
-        let due = now + Duration::from_millis(250);
-        let Pick::Leased(trial) = pool.pick(&rng, due, &ANY) else {
-            unreachable!("a trial is due")
+        pool.connect_failed(&a, String::new, now);
+        pool.connect_failed(&b, String::new, now);
+        assert!(matches!(pool.pick(&rng, now, &ANY), Pick::Awaited));
+        let soon = now + Duration::from_millis(10);
+        let trial = |wish: &Wish<'_>| match pool.pick(&rng, soon, wish) {
+            Pick::Leased(lease) if lease.is_trial() => lease,
+            other => unreachable!("it may be back: {other:?}"),
         };
-        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Empty));
-        drop(trial);
-        assert!(matches!(pool.pick(&rng, due, &ANY), Pick::Leased(_)));
+        let first = trial(&ANY);
+        assert_eq!(first.endpoint().id, a.id);
+        let second = trial(&tried(&[a.id]));
+        assert_eq!(second.endpoint().id, b.id);
+        assert!(matches!(pool.pick(&rng, soon, &ANY), Pick::Awaited));
+        // One that found both down has nothing to wait for.
+        assert!(matches!(pool.pick(&rng, soon, &tried(&[a.id, b.id])), Pick::Empty));
+        drop(first);
+        let mut again = trial(&ANY);
+        pool.connect_succeeded(&a, Duration::ZERO, soon);
+        again.trial_ended();
+        let Pick::Leased(lease) = pool.pick(&rng, soon, &ANY) else { unreachable!("it is back") };
+        assert!(!lease.is_trial() && lease.endpoint().id == a.id);
     }
 }

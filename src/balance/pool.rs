@@ -291,9 +291,11 @@ impl Pool {
         Some(sticky.tag(endpoint).set_cookie(&sticky.spec, is_secure))
     }
 
-    /// Whether there are candidates besides those that were tried.
+    /// Whether there are endpoints to try besides those that were.
     pub fn has_others(&self, tried: &[u64], now: Instant) -> bool {
-        self.current(now).members.iter().any(|member| !tried.contains(&member.endpoint.id))
+        let candidates = self.current(now);
+        candidates.members.iter().any(|member| !tried.contains(&member.endpoint.id))
+            || candidates.hopes.iter().any(|hope| !tried.contains(&hope.id))
     }
 
     /// Whether a request would find an endpoint now. One that is set aside counts only where it

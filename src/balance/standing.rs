@@ -13,6 +13,8 @@ use crate::config::model;
 /// The first set-aside after a failed connect; each further failure doubles it.
 const ASIDE_MIN: Duration = Duration::from_millis(250);
 const ASIDE_MAX: Duration = Duration::from_secs(5);
+/// How long after a failed connect the next one may follow where no endpoint is usable.
+const HOPE_INTERVAL: Duration = Duration::from_millis(10);
 /// An ejection lasts `eject_for` times the ejections so far, at most this many.
 const EJECTION_MULTIPLE_MAX: u32 = 10;
 
@@ -45,6 +47,8 @@ pub enum Verdict {
 #[derive(Debug, Clone)]
 struct Aside {
     until: Instant,
+    /// When the last connect failed.
+    failed: Instant,
     backoff: Duration,
     /// A request is trying the endpoint; no other may before it ended.
     trial: bool,
@@ -233,15 +237,20 @@ impl Standing {
     /// A connect failed, of a request or of a probe. `Some`, with `why`, where the one before had
     /// not.
     pub fn connect_failed(&mut self, why: impl FnOnce() -> String, now: Instant) -> Option<&str> {
-        let before = self.aside.as_ref();
+        let before = self.aside.as_mut();
+        let is_new = before.is_none();
         let backoff = match before {
             // Requests that were under way when the first one failed say nothing new.
-            Some(aside) if now < aside.until => return None,
+            Some(aside) if now < aside.until => {
+                // A trial that came early, as the last hope, may be followed by another.
+                (aside.trial, aside.failed) = (false, now);
+                return None;
+            }
             Some(aside) => (aside.backoff * 2).min(ASIDE_MAX),
             None => ASIDE_MIN,
         };
-        let is_new = before.is_none();
-        let aside = Aside { until: now + backoff, backoff, trial: false, why: why() };
+        let until = now + backoff;
+        let aside = Aside { until, failed: now, backoff, trial: false, why: why() };
         let why = &self.aside.insert(aside).why;
         is_new.then_some(why)
     }
@@ -260,6 +269,18 @@ impl Standing {
     pub fn begin_trial(&mut self, now: Instant) -> bool {
         match &mut self.aside {
             Some(aside) if !aside.trial && now >= aside.until => {
+                aside.trial = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Claims the same where no endpoint is usable: at once, so that no request fails that could
+    /// have found the endpoint back. True for one caller at a time.
+    pub fn begin_hope(&mut self, now: Instant) -> bool {
+        match &mut self.aside {
+            Some(aside) if !aside.trial && now >= aside.failed + HOPE_INTERVAL => {
                 aside.trial = true;
                 true
             }
@@ -385,6 +406,22 @@ mod tests {
         standing.connect_succeeded();
         assert_eq!(standing.circuit(due), Circuit::Closed);
         assert_eq!(standing.availability(due), Availability::Usable);
+    }
+
+    #[test]
+    fn as_the_last_hope_it_is_tried_before_its_time_but_no_more_often_than_every_10_ms() {
+        let now = Instant::now();
+        let mut standing = Standing::new(Verdict::Unknown);
+        standing.connect_failed(String::new, now);
+        assert!(!standing.begin_hope(now + Duration::from_millis(9)));
+        let soon = now + HOPE_INTERVAL;
+        assert!(standing.begin_hope(soon));
+        assert!(!standing.begin_hope(soon + ASIDE_MIN));
+        standing.connect_failed(String::new, soon);
+        assert!(!standing.begin_hope(soon));
+        assert!(standing.begin_hope(soon + HOPE_INTERVAL));
+        // None of this lengthens the time for which it is set aside beside others.
+        assert_eq!(standing.aside.as_ref().map(|aside| aside.until), Some(now + ASIDE_MIN));
     }
 
     #[test]

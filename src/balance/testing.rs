@@ -79,6 +79,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
             attempts: 2,
             on_connect: true,
             on_reset: true,
+            on_timeout: false,
             on_statuses: StatusSet(vec![(502, 504)]),
             budget: 0.2,
             hedge_after: None,

@@ -135,6 +135,7 @@ pub(super) fn outlier(table: Table<'_>) -> Outlier {
 enum Cause {
     Connect,
     Reset,
+    Timeout,
     Statuses(u16, u16),
 }
 
@@ -150,6 +151,7 @@ pub(super) fn retry(table: Table<'_>) -> Retry {
         attempts: table.integer("attempts", 2, &ATTEMPTS),
         on_connect: on.iter().any(|cause| matches!(cause, Cause::Connect)),
         on_reset: on.iter().any(|cause| matches!(cause, Cause::Reset)),
+        on_timeout: on.iter().any(|cause| matches!(cause, Cause::Timeout)),
         on_statuses: StatusSet(statuses.collect()),
         budget: table.percentage("budget", 0.2),
         hedge_after: table.read("hedge_after", hedge_after),
@@ -163,11 +165,13 @@ fn cause(value: &Value<'_>) -> Option<Cause> {
         return value.parse("a cause", "\"connect\"", |text| match text {
             "connect" => Ok(Cause::Connect),
             "reset" => Ok(Cause::Reset),
+            "timeout" => Ok(Cause::Timeout),
             _ => units::statuses(text, &FAILED_STATUSES)
                 .map(|(low, high)| Cause::Statuses(low, high))
                 .map_err(|_| {
-                    Invalid::new(format!("{text:?} is no cause for a retry"))
-                        .help("write \"connect\", \"reset\" or a status from 400 to 599")
+                    Invalid::new(format!("{text:?} is no cause for a retry")).help(
+                        "write \"connect\", \"reset\", \"timeout\" or a status from 400 to 599",
+                    )
                 }),
         });
     }
@@ -291,10 +295,11 @@ mod tests {
         let retry = changed.retry.unwrap();
         assert_eq!((retry.attempts, retry.on_connect, retry.on_reset), (3, false, true));
         assert_eq!(retry.on_statuses.0, [(503, 503)]);
+        assert!(!retry.on_timeout && pool("retry.on = [\"timeout\"]").retry.unwrap().on_timeout);
         for (line, message) in [
             ("retry = 3", "`pool.app.retry` must be true or false, not an integer"),
             ("retry.attempts = 11", "it must be from 1 to 10"),
-            ("retry.on = [\"timeout\"]", "\"timeout\" is no cause for a retry"),
+            ("retry.on = [\"timeouts\"]", "\"timeouts\" is no cause for a retry"),
             ("retry.on = [200]", "no status or range of statuses"),
             ("retry.budget = 0.2", "must be a percentage, not a decimal number"),
             ("outlier.eject_max = \"150%\"", "is not a percentage"),

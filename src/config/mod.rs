@@ -427,6 +427,7 @@ pool = "app"
                     attempts: 2,
                     on_connect: true,
                     on_reset: true,
+                    on_timeout: false,
                     on_statuses: StatusSet(vec![(502, 504)]),
                     budget: 0.2,
                     hedge_after: None,

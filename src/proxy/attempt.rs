@@ -145,11 +145,11 @@ impl Sending<'_> {
     /// There is no connection for the request.
     pub(super) fn unconnected(&self, error: Error, lease: &mut Lease, now: Instant) -> Failed {
         let failure = match error.kind() {
-            Kind::Connect | Kind::ConnectTimeout => {
+            kind @ (Kind::Connect | Kind::ConnectTimeout) => {
                 let why = || self.balanced.dialer.why_unconnected(&error);
                 self.balanced.pool.connect_failed(lease.endpoint(), why, now.into_std());
                 lease.trial_ended();
-                Failure::Connect
+                if kind == Kind::Connect { Failure::Connect } else { Failure::ConnectTimeout }
             }
             kind => Failure::Final(kind),
         };
@@ -289,6 +289,7 @@ pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {
         _ if error.is_unwritten => Failure::Unwritten,
         Kind::Refused => Failure::Refused,
         Kind::Reset => Failure::Reset,
+        Kind::FirstByteTimeout => Failure::Timeout,
         kind => Failure::Final(kind),
     };
     let error = match error.source {

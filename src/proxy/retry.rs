@@ -13,14 +13,18 @@ const STALE_MAX: u32 = 8;
 /// How a try ended, if not with an answer that is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// No connection.
+    /// No connection: the endpoint took none.
     Connect,
+    /// No connection within the time for it.
+    ConnectTimeout,
     /// The connection ended before a byte of the request was written.
     Unwritten,
     /// The endpoint did not process the request.
     Refused,
     /// The connection ended before a response head.
     Reset,
+    /// No answer within the time for it.
+    Timeout,
     /// An answer with this status.
     Status(StatusCode),
     /// Anything else: it would end the same way again, or must not be repeated.
@@ -35,6 +39,8 @@ pub(super) struct Attempt<'a> {
     pub tries: u32,
     /// Tries on connections that had been closed.
     pub stale: u32,
+    /// There are endpoints that were not tried.
+    pub has_others: bool,
     pub is_idempotent: bool,
     /// Nothing of the body has been read: it can be sent from its beginning.
     pub is_replayable: bool,
@@ -60,17 +66,29 @@ pub(super) fn verdict(failure: Failure, attempt: &Attempt<'_>) -> Verdict {
         return Verdict::Refresh;
     }
     let Some(retry) = attempt.retry else { return Verdict::GiveUp };
+    if failure == Failure::Connect {
+        // As many endpoints as there are may be down: that is no try of the request.
+        return match retry.on_connect && attempt.has_others {
+            true => Verdict::Again(RetryReason::Connect),
+            false => Verdict::GiveUp,
+        };
+    }
     if attempt.tries >= retry.attempts {
         return Verdict::GiveUp;
     }
     match failure {
-        Failure::Connect if retry.on_connect => Verdict::Again(RetryReason::Connect),
+        Failure::ConnectTimeout if retry.on_connect && attempt.has_others => {
+            Verdict::Again(RetryReason::Connect)
+        }
         Failure::Unwritten => Verdict::Again(RetryReason::NeverWritten),
         Failure::Refused => Verdict::Again(RetryReason::Refused),
         Failure::Reset if retry.on_reset && attempt.is_idempotent => {
             Verdict::Again(RetryReason::Reset)
         }
-        Failure::Status(status) if attempt.is_idempotent && retry.on_statuses.contains(status) => {
+        // The same endpoint would take as long, and answer alike.
+        _ if !attempt.is_idempotent || !attempt.has_others => Verdict::GiveUp,
+        Failure::Timeout if retry.on_timeout => Verdict::Again(RetryReason::Timeout),
+        Failure::Status(status) if retry.on_statuses.contains(status) => {
             Verdict::Again(RetryReason::Status)
         }
         _ => Verdict::GiveUp,
@@ -95,6 +113,7 @@ mod tests {
             attempts: 2,
             on_connect: true,
             on_reset: true,
+            on_timeout: false,
             on_statuses: StatusSet(vec![(502, 504)]),
             budget: 0.2,
             hedge_after: None,
@@ -106,6 +125,7 @@ mod tests {
             retry,
             tries: 1,
             stale: 0,
+            has_others: true,
             is_idempotent: true,
             is_replayable: true,
             was_resting: false,
@@ -133,14 +153,40 @@ mod tests {
             Verdict::Again(RetryReason::Status)
         );
         assert_eq!(verdict(Failure::Status(StatusCode::NOT_FOUND), &get), Verdict::GiveUp);
-        assert_eq!(verdict(Failure::Final(Kind::FirstByteTimeout), &get), Verdict::GiveUp);
+        assert_eq!(verdict(Failure::Timeout, &get), Verdict::GiveUp);
+        let retry = Retry { on_timeout: true, ..config() };
+        let get = attempt(Some(&retry));
+        assert_eq!(verdict(Failure::Timeout, &get), Verdict::Again(RetryReason::Timeout));
+    }
+
+    #[test]
+    fn an_endpoint_is_not_asked_again_that_would_answer_alike() {
+        let retry = Retry { on_timeout: true, ..config() };
+        let alone = Attempt { has_others: false, ..attempt(Some(&retry)) };
+        for failure in [
+            Failure::Connect,
+            Failure::ConnectTimeout,
+            Failure::Timeout,
+            Failure::Status(StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            assert_eq!(verdict(failure, &alone), Verdict::GiveUp, "{failure:?}");
+        }
+        assert_eq!(verdict(Failure::Reset, &alone), Verdict::Again(RetryReason::Reset));
+    }
+
+    #[test]
+    fn connects_that_are_refused_are_no_tries() {
+        let retry = config();
+        let last = Attempt { tries: 2, ..attempt(Some(&retry)) };
+        assert_eq!(verdict(Failure::Connect, &last), Verdict::Again(RetryReason::Connect));
+        assert_eq!(verdict(Failure::ConnectTimeout, &last), Verdict::GiveUp);
     }
 
     #[test]
     fn the_last_try_and_a_body_that_was_read_end_it() {
         let retry = config();
         let last = Attempt { tries: 2, ..attempt(Some(&retry)) };
-        assert_eq!(verdict(Failure::Connect, &last), Verdict::GiveUp);
+        assert_eq!(verdict(Failure::Reset, &last), Verdict::GiveUp);
         let read = Attempt { is_replayable: false, ..attempt(Some(&retry)) };
         assert_eq!(verdict(Failure::Reset, &read), Verdict::GiveUp);
     }

@@ -11,7 +11,7 @@ use super::attempt::{Answered, Failed, Sending};
 use super::deadlines::within;
 use super::forward::{Answer, Trace};
 use super::hedge::{self, Raced};
-use super::retry::{self, Attempt, Verdict};
+use super::retry::{self, Attempt, Failure, Verdict};
 use super::trial;
 use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
 use crate::config::model::Protocol;
@@ -21,6 +21,11 @@ use crate::error::{Error, Kind};
 /// between. Each wait is a random part of it, so that what failed together does not return together.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// How long a request waits for others to find out whether an endpoint is back, where none is
+/// usable, and how often it looks whether it may find out itself.
+const HOPE_MAX: Duration = Duration::from_millis(50);
+const HOPE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a request does where all endpoints are at their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,10 @@ pub(super) struct Tries<'a> {
     tried: Vec<u64>,
     /// Tries on resting connections that had been closed.
     stale: u32,
+    /// What failed would fail again where it did.
+    elsewhere: bool,
+    /// There was no usable endpoint, and the last try was to find out whether one is back.
+    is_hoping: bool,
 }
 
 impl<'a> Tries<'a> {
@@ -50,7 +59,17 @@ impl<'a> Tries<'a> {
         let pool = &sending.balanced.pool;
         let key = affinity::key(pool, sending.outgoing);
         let named = affinity::named(pool, sending.outgoing.asker.as_deref());
-        Self { sending, trace, waiting, key, named, tried: Vec::new(), stale: 0 }
+        Self {
+            sending,
+            trace,
+            waiting,
+            key,
+            named,
+            tried: Vec::new(),
+            stale: 0,
+            elsewhere: false,
+            is_hoping: false,
+        }
     }
 
     pub(super) async fn run(mut self) -> Result<Answer, Error> {
@@ -68,10 +87,11 @@ impl<'a> Tries<'a> {
             let (lease, now) = match within(self.sending.deadlines.total, self.lease(pool)).await? {
                 Ok(leased) => leased,
                 // There is nobody else to ask: what the try before brought stands.
-                Err(error) => break last.map_or(Err(error), Failed::into_result),
+                Err(error) => break last.map_or(Err(error), |failed| self.given_up(failed)),
             };
             self.trace.endpoint = Some(lease.endpoint().clone());
             self.trace.attempts += 1;
+            self.is_hoping = lease.is_trial();
             // After one stale connection its siblings are not worth a try.
             let may_rest = self.stale == 0;
             let result = match self.hedge_after(pool) {
@@ -83,7 +103,7 @@ impl<'a> Tries<'a> {
                 Ok(answered) => break Ok(answered),
                 Err(failed) => failed,
             };
-            let Some(wait) = self.next(pool, &failed) else { break failed.into_result() };
+            let Some(wait) = self.next(pool, &failed) else { break self.given_up(failed) };
             if !wait.is_zero() {
                 Box::pin(sleep(wait)).await;
             }
@@ -131,14 +151,14 @@ impl<'a> Tries<'a> {
             return None;
         }
         let now = Instant::now();
-        let wish = Wish { tried: &[first.id], key: self.key, keep: None };
+        let wish = Wish { tried: &[first.id], key: self.key, keep: None, elsewhere: true };
         let lease = match pool.pick(&self.sending.local.rng, now.into_std(), &wish) {
             Pick::Leased(lease) => lease,
             Pick::WithTrial { lease, trial } => {
                 trial::begin(self.sending, trial);
                 lease
             }
-            Pick::Full | Pick::Empty => return None,
+            Pick::Full | Pick::Awaited | Pick::Empty => return None,
         };
         let is_another = lease.endpoint().id != first.id && !lease.is_trial();
         (is_another && pool.take_retry(RetryReason::Hedge, now.into_std())).then_some((lease, now))
@@ -146,11 +166,14 @@ impl<'a> Tries<'a> {
 
     /// How long after the try that failed another one follows, if it does.
     fn next(&mut self, pool: &Pool, failed: &Failed) -> Option<Duration> {
+        let before = self.tried.len();
+        self.tried.extend(self.trace.endpoint.as_ref().map(|endpoint| endpoint.id));
         let upload = self.sending.outgoing.upload.as_ref();
         let attempt = Attempt {
             retry: pool.retry.as_ref(),
             tries: self.trace.attempts,
             stale: self.stale,
+            has_others: pool.has_others(&self.tried, Instant::now().into_std()),
             is_idempotent: self.sending.is_idempotent,
             is_replayable: upload.is_none_or(|upload| upload.can_begin()),
             was_resting: failed.was_resting,
@@ -159,10 +182,14 @@ impl<'a> Tries<'a> {
             Verdict::Refresh => {
                 self.stale += 1;
                 self.trace.attempts -= 1;
+                self.tried.truncate(before);
                 Some(Duration::ZERO)
             }
             Verdict::Again(reason) => {
-                self.tried.extend(self.trace.endpoint.as_ref().map(|endpoint| endpoint.id));
+                if failed.failure == Failure::Connect {
+                    self.trace.attempts -= 1;
+                }
+                self.elsewhere = matches!(reason, RetryReason::Status | RetryReason::Timeout);
                 let now = Instant::now();
                 let wait = self.backoff(pool, reason, now);
                 let is_too_late =
@@ -170,6 +197,15 @@ impl<'a> Tries<'a> {
                 (!is_too_late && pool.take_retry(reason, now.into_std())).then_some(wait)
             }
             Verdict::GiveUp => None,
+        }
+    }
+
+    /// The end of a request whose last try failed.
+    fn given_up(&self, failed: Failed) -> Result<Answered, Error> {
+        let is_unreached = matches!(failed.failure, Failure::Connect | Failure::ConnectTimeout);
+        match self.is_hoping && is_unreached {
+            true => Err(Error::caused(Kind::NoEndpoint, failed.error)),
+            false => failed.into_result(),
         }
     }
 
@@ -190,7 +226,7 @@ impl<'a> Tries<'a> {
             Named::Endpoint(id) => Some(id),
             Named::Nobody | Named::Unknown => None,
         };
-        let wish = Wish { tried: &self.tried, key: self.key, keep };
+        let wish = Wish { tried: &self.tried, key: self.key, keep, elsewhere: self.elsewhere };
         pool.pick(&self.sending.local.rng, now.into_std(), &wish)
     }
 
@@ -224,7 +260,7 @@ impl<'a> Tries<'a> {
     }
 
     async fn place(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
-        if pool.queue_len() == 0 {
+        if pool.queue_len() == 0 || self.elsewhere {
             let now = Instant::now();
             match self.pick(pool, now) {
                 Pick::Leased(lease) => return Ok((lease, now)),
@@ -233,7 +269,9 @@ impl<'a> Tries<'a> {
                     return Ok((lease, now));
                 }
                 Pick::Empty => return Err(Kind::NoEndpoint.into()),
-                Pick::Full => {}
+                // There is an answer already; it is not worth a wait.
+                Pick::Full if self.elsewhere => return Err(Kind::QueueFull.into()),
+                Pick::Full | Pick::Awaited => {}
             }
         }
         match self.waiting {
@@ -248,28 +286,29 @@ impl<'a> Tries<'a> {
             pool.stats.queue_full.increment();
             Error::new(Kind::QueueFull)
         })?;
-        let turn = async {
-            loop {
-                if place.is_front() {
-                    let now = Instant::now();
-                    match self.pick(pool, now) {
-                        Pick::Leased(lease) => return Ok((lease, now)),
-                        Pick::WithTrial { lease, trial } => {
-                            trial::begin(self.sending, trial);
-                            return Ok((lease, now));
-                        }
-                        Pick::Empty => return Err(Kind::NoEndpoint.into()),
-                        Pick::Full => {}
+        let begun = Instant::now();
+        let patience = begun + pool.limits.queue_timeout;
+        loop {
+            let mut again = patience;
+            if place.is_front() {
+                let now = Instant::now();
+                match self.pick(pool, now) {
+                    Pick::Leased(lease) => return Ok((lease, now)),
+                    Pick::WithTrial { lease, trial } => {
+                        trial::begin(self.sending, trial);
+                        return Ok((lease, now));
                     }
+                    Pick::Empty => return Err(Kind::NoEndpoint.into()),
+                    Pick::Awaited if now >= begun + HOPE_MAX => return Err(Kind::NoEndpoint.into()),
+                    Pick::Awaited => again = patience.min(now + HOPE_INTERVAL),
+                    Pick::Full => {}
                 }
-                place.turn().await;
             }
-        };
-        let patience = Instant::now() + pool.limits.queue_timeout;
-        timeout_at(patience, turn).await.unwrap_or_else(|_| {
-            pool.stats.queue_timeout.increment();
-            Err(Kind::QueueTimeout.into())
-        })
+            if timeout_at(again, place.turn()).await.is_err() && Instant::now() >= patience {
+                pool.stats.queue_timeout.increment();
+                return Err(Kind::QueueTimeout.into());
+            }
+        }
     }
 
     /// The cookie for a client that the endpoint which answered is new to.

@@ -1,7 +1,8 @@
 """All endpoints die at once and come back: quick 503s meanwhile, no storm of retries, and full
 service soon after.
 
-Once with active checks and once without, where only requests can find out who is back.
+Once with active checks and once without, where only requests can find out who is back; in full form
+for every time of 1 to 8 s that they are down.
 """
 
 import collections
@@ -34,26 +35,29 @@ cache = false
 
 QUEUE = 32
 RATE = 300
-DOWN = 5
-# After their return, until nothing fails any more.
-BACK_WITHIN = 3
+# Seconds that they are down, in full and in short form.
+DOWN, DOWN_SHORT = range(1, 9), (4,)
+# Seconds after their return until nothing fails any more: checks repeat every second.
+BACK_WITHIN = {"none": 0.3, "health": 3}
 
 
 def run(stage, result):
     stage.write("www/index.html", "up\n")
     origins = [Nginx(stage, f"origin{n}", stage.path("www")) for n in range(4)]
-    storm(stage, result, origins, "none", "")
-    storm(stage, result, origins, "health", 'health.path = "/"')
+    for down in stage.length(DOWN, DOWN_SHORT):
+        storm(stage, result, origins, "none", "", down)
+        storm(stage, result, origins, "health", 'health.path = "/"', down)
 
 
-def storm(stage, result, origins, name, health):
-    log = stage.path(f"access-{name}.log")
+def storm(stage, result, origins, checks, health, down):
+    name, back_within = f"{checks} {down} s", BACK_WITHIN[checks]
+    log = stage.path(f"access-{checks}-{down}.log")
     config = stage.write("headwater.toml", CONFIG.format(
         folder=stage.folder, log=log, queue=QUEUE, health=health,
         endpoints=", ".join(f'"127.0.0.1:{origin.port}"' for origin in origins)))
     proxy = stage.headwater(config)
-    before, after = stage.length(10, 1), stage.length(20, BACK_WITHIN + 1)
-    load = Steady(stage, proxy.port("web"), RATE, before + DOWN + after)
+    before, after = stage.length(2, 1), 4
+    load = Steady(stage, proxy.port("web"), RATE, before + down + after)
     lengths = [0]
     with Sampler(lambda: lengths.append(int(proxy.metrics().sum("queue_length")))):
         begin = time.monotonic()
@@ -61,7 +65,7 @@ def storm(stage, result, origins, name, health):
         died = time.monotonic() - begin
         for origin in origins:
             origin.kill()
-        time.sleep(begin + before + DOWN - time.monotonic())
+        time.sleep(begin + before + down - time.monotonic())
         for origin in origins:
             origin.start()
         returned = time.monotonic() - begin
@@ -82,7 +86,7 @@ def storm(stage, result, origins, name, health):
         f"{name}: {len(seen)} requests, {len(failed)} failed, all well {max(until, 0):.2f} s after "
         f"the return; meanwhile {dict(statuses)}, slowest {slowest * 1e3:.0f} ms, "
         f"{attempts / len(seen):.2f} attempts per request, queue up to {queued}")
-    result.require(until <= BACK_WITHIN, f"{name}: still failing {until:.1f} s after the return")
+    result.require(until <= back_within, f"{name}: still failing {until:.1f} s after the return")
     result.require(not bare, f"{name}: {len(bare)} answers of 503 without Retry-After")
     result.require(statuses[503] > 0.9 * len(during), f"{name}: not 503 at once: {statuses}")
     result.require(not any(one[1] == 0 for one in seen), f"{name}: requests without an answer")

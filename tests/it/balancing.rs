@@ -180,6 +180,74 @@ fn trials_risk_no_request_while_others_are_usable() {
 }
 
 #[test]
+fn refused_connects_are_no_tries_however_many_endpoints_are_down() {
+    let refusing = [(); 9].map(|()| Refusing::new());
+    let good = named("good");
+    let mut endpoints: Vec<&dyn std::fmt::Display> =
+        refusing.iter().map(|one| one as &dyn std::fmt::Display).collect();
+    endpoints.push(&good);
+    for lines in ["", "retry.attempts = 1"] {
+        let proxy = Setup::of(&endpoints)
+            .pool_lines(&format!("balance = \"round_robin\"\n{lines}"))
+            .route("cache = false")
+            .start();
+        for _ in 0..4 {
+            let answer = proxy.get("/", &[]);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "good"));
+            let logged = proxy.access(answer.header("x-request-id").unwrap());
+            assert_eq!(logged["attempts"], 1);
+        }
+    }
+}
+
+#[test]
+fn primaries_that_refuse_cost_no_failure_before_the_backup() {
+    let (a, b, backup) = (Refusing::new(), Refusing::new(), named("backup"));
+    let proxy = Setup::empty()
+        .text(&format!(
+            r#"
+            [pool.app]
+            endpoints = ["{a}", "{b}", {{ address = "{backup}", backup = true }}]
+            [[route]]
+            pool = "app"
+            cache = false
+            "#
+        ))
+        .start();
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/", &[]).text(), "backup");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_back_answers_the_next_request_where_there_is_no_other() {
+    for others in [0, 2] {
+        let down = [(); 2].map(|()| Refusing::new());
+        let back = Refusing::new();
+        let mut endpoints: Vec<&dyn std::fmt::Display> =
+            down.iter().take(others).map(|one| one as &dyn std::fmt::Display).collect();
+        endpoints.push(&back);
+        let proxy = Setup::of(&endpoints).route("cache = false").start();
+        let mut client = proxy.connect();
+        // Until the endpoints would be set aside for seconds.
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_millis(1500) {
+            let answer = client.get("/", &[]);
+            assert!(matches!(answer.status, 502 | 503), "{answer:?}");
+        }
+        let refused = client.get("/", &[]);
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+        assert_eq!(proxy.endpoint(&back)["state"], "set_aside");
+        let _back = back.listen(|call| {
+            call.send(&ok("back"));
+        });
+        for _ in 0..10 {
+            assert_eq!(client.get("/", &[]).text(), "back", "beside {others} others");
+        }
+    }
+}
+
+#[test]
 fn failures_in_a_row_eject_an_endpoint() {
     let bad = Origin::answering(|_| answer(503, &[], "bad"));
     let good = named("good");

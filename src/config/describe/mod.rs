@@ -288,7 +288,8 @@ fn upstream_tls(tls: &UpstreamTls) -> Value {
 }
 
 fn retry(retry: &Retry) -> Value {
-    let words = [("connect", retry.on_connect), ("reset", retry.on_reset)];
+    let words =
+        [("connect", retry.on_connect), ("reset", retry.on_reset), ("timeout", retry.on_timeout)];
     let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.to_owned());
     let on: Vec<_> = words.chain(statuses(&retry.on_statuses)).collect();
     let budget = show_percentage(retry.budget);

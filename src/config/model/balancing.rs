@@ -48,6 +48,7 @@ pub struct Retry {
     pub attempts: u32,
     pub on_connect: bool,
     pub on_reset: bool,
+    pub on_timeout: bool,
     pub on_statuses: StatusSet,
     /// Share of the live requests that may be retries, 0 to 1.
     pub budget: f64,
