@@ -37,6 +37,8 @@ pub enum Kind {
     BodyTooLarge,
     /// The gap between two parts of the request body was longer than `timeouts.body`.
     BodyTimeout,
+    /// The request body was slower than `timeouts.body_rate`.
+    BodyTooSlow,
     /// The client broke its body off or left.
     ClientGone,
     /// The client read nothing for `timeouts.write`.
@@ -101,6 +103,7 @@ impl Kind {
             | Self::HeadTooLarge
             | Self::BodyTooLarge
             | Self::BodyTimeout
+            | Self::BodyTooSlow
             | Self::ClientGone
             | Self::ReaderStalled
             | Self::Misdirected
@@ -138,6 +141,7 @@ impl Kind {
             Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
+            Self::BodyTooSlow => "body_too_slow",
             Self::ClientGone => "client_gone",
             Self::ReaderStalled => "reader_stalled",
             Self::Misdirected => "misdirected",

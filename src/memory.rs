@@ -1,5 +1,7 @@
 //! A bounded count of bytes, and charges on it that give themselves back.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,9 +72,81 @@ impl Drop for Charge {
     }
 }
 
+/// Bytes in use on one worker against a bound: the same without an atomic.
+#[derive(Debug)]
+pub struct LocalMemory {
+    used: Cell<u64>,
+    bytes_max: Cell<u64>,
+}
+
+impl LocalMemory {
+    pub fn new(bytes_max: u64) -> Rc<Self> {
+        Rc::new(Self { used: Cell::new(0), bytes_max: Cell::new(bytes_max) })
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used.get()
+    }
+
+    pub fn set_bytes_max(&self, bytes: u64) {
+        self.bytes_max.set(bytes);
+    }
+}
+
+/// Bytes charged to a worker's memory until this is dropped.
+#[derive(Debug)]
+pub struct LocalCharge {
+    memory: Rc<LocalMemory>,
+    bytes: u64,
+}
+
+impl LocalCharge {
+    /// A charge of nothing.
+    pub fn new(memory: &Rc<LocalMemory>) -> Self {
+        Self { memory: memory.clone(), bytes: 0 }
+    }
+
+    /// Charges `bytes` more, unless that would exceed the bound.
+    pub fn grow(&mut self, bytes: u64) -> bool {
+        let sum = self.memory.used.get().saturating_add(bytes);
+        if sum > self.memory.bytes_max.get() {
+            return false;
+        }
+        self.memory.used.set(sum);
+        self.bytes += bytes;
+        true
+    }
+
+    /// Gives `bytes` back, or all where they are fewer.
+    pub fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.memory.used.set(self.memory.used.get().saturating_sub(bytes));
+    }
+}
+
+impl Drop for LocalCharge {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn charges_of_a_worker_stop_at_the_bound_and_come_back_when_dropped() {
+        let memory = LocalMemory::new(100);
+        let (mut first, mut second) = (LocalCharge::new(&memory), LocalCharge::new(&memory));
+        assert!(first.grow(60) && !second.grow(41) && second.grow(40));
+        first.shrink(10);
+        assert_eq!(memory.used(), 90);
+        first.shrink(1000);
+        assert_eq!(memory.used(), 40);
+        drop(second);
+        assert_eq!(memory.used(), 0);
+    }
 
     #[test]
     fn charges_stop_at_the_bound_and_come_back_when_dropped() {

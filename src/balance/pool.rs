@@ -305,6 +305,12 @@ impl Pool {
         !candidates.members.is_empty() || (self.health.is_none() && !candidates.trials.is_empty())
     }
 
+    /// Whether there is no endpoint that a request could be sent to, be it on trial.
+    pub fn has_nobody(&self, now: Instant) -> bool {
+        let candidates = self.current(now);
+        candidates.members.is_empty() && candidates.trials.is_empty()
+    }
+
     /// Whether every endpoint has had its first probe, or there are no probes.
     pub fn is_judged(&self) -> bool {
         self.health.is_none()

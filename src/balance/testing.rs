@@ -10,8 +10,8 @@ use super::pool::Pool;
 use super::rng::Rng;
 use super::standing::Verdict;
 use crate::config::model::{
-    self, Address, Balance, DnsRules, EndpointSpec, PoolLimits, PoolSource, PoolTimeouts, Retry,
-    StatusSet,
+    self, Address, Balance, DnsRules, EndpointSpec, PoolBuffers, PoolLimits, PoolSource,
+    PoolTimeouts, Retry, StatusSet,
 };
 
 pub(super) fn address(port: u16) -> Address {
@@ -74,6 +74,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
             idle_max: 4,
             queue_max: 2,
             queue_timeout: Duration::from_secs(1),
+            client_share: 1.0,
         },
         retry: Some(Retry {
             attempts: 2,
@@ -92,6 +93,7 @@ pub(super) fn spec(balance: Balance, weights: &[u32]) -> (model::Pool, Vec<Endpo
             tunnel: Duration::from_secs(3600),
             announce: false,
         },
+        buffer: PoolBuffers { request_bytes_max: 0, response_bytes_max: 0 },
         keepalive: Duration::from_secs(60),
     };
     (pool, endpoints)

@@ -218,7 +218,7 @@ mod tests {
         let shown = diagnostics_of("[process]\ncolour = \"red\"");
         assert!(
             shown.contains(
-                "help: the keys here are drain_timeout, resolvers, shutdown_delay, workers, zone\n"
+                "help: the keys here are buffer_memory, drain_timeout, resolvers, shutdown_delay, workers, zone\n"
             ),
             "{shown}"
         );

@@ -23,6 +23,8 @@ use super::units;
 use super::value::Value;
 
 const WORKERS: RangeInclusive<i64> = 1..=1024;
+const BUFFER_BYTES: RangeInclusive<u64> = 0..=1 << 40;
+const BUFFER_BYTES_DEFAULT: u64 = 128 << 20;
 /// Zero means at once.
 const DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const MEMORY_BYTES: RangeInclusive<u64> = 64 << 10..=16 << 40;
@@ -41,6 +43,7 @@ pub(super) fn process(table: Table<'_>) -> Process {
         workers: table.read("workers", workers).unwrap_or_else(host::cpus),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(25), &DELAY),
         shutdown_delay: table.duration("shutdown_delay", Duration::ZERO, &DELAY),
+        buffer_bytes_max: table.size("buffer_memory", BUFFER_BYTES_DEFAULT, &BUFFER_BYTES),
         zone: table.read("zone", pool::zone).flatten(),
         resolvers: table.read("resolvers", dns::resolvers).unwrap_or_default(),
     };

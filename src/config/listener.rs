@@ -17,6 +17,8 @@ use super::value::Value;
 /// Of every wait: long enough for anything real, and never zero.
 pub(super) const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// In bytes a second. Zero is no bound.
+const BODY_RATE: RangeInclusive<u64> = 0..=1 << 30;
 /// Zero makes browsers forget.
 const HSTS: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 const CONNECTIONS: RangeInclusive<i64> = 1..=10_000_000;
@@ -158,6 +160,8 @@ fn timeouts(table: Table<'_>, front: Front) -> ListenerTimeouts {
         handshake: timeout("handshake", 10),
         header: timeout("header", 10),
         body: timeout("body", 30),
+        body_rate: table.rate("body_rate", 500, &BODY_RATE),
+        body_grace: timeout("body_grace", 10),
         write: timeout("write", 30),
         idle: timeout("idle", front.idle_default_secs()),
     };

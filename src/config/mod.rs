@@ -317,6 +317,7 @@ pool = "app"
                 workers: host::cpus(),
                 drain_timeout: seconds(25),
                 shutdown_delay: Duration::ZERO,
+                buffer_bytes_max: 128 << 20,
                 zone: None,
                 resolvers: Vec::new(),
             }
@@ -365,6 +366,8 @@ pool = "app"
                 handshake: seconds(10),
                 header: seconds(10),
                 body: seconds(30),
+                body_rate: 500,
+                body_grace: seconds(10),
                 write: seconds(30),
                 idle: seconds(75),
             }
@@ -422,6 +425,7 @@ pool = "app"
                     idle_max: 256,
                     queue_max: 1024,
                     queue_timeout: seconds(1),
+                    client_share: 0.25,
                 },
                 retry: Some(Retry {
                     attempts: 2,
@@ -440,6 +444,7 @@ pool = "app"
                     tunnel: Duration::from_secs(3600),
                     announce: false,
                 },
+                buffer: PoolBuffers { request_bytes_max: 64 << 10, response_bytes_max: 64 << 10 },
                 keepalive: seconds(60),
             }
         );
@@ -467,6 +472,7 @@ pool = "app"
                 errors: Vec::new(),
                 timeout: None,
                 body_bytes_max: 100 << 20,
+                buffer: true,
                 mirror: None,
                 compress: true,
                 websocket: true,

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::address;
 use super::balancing::{self, switch};
+use super::diagnostics::Invalid;
 use super::diagnostics::Span;
 use super::dns;
 use super::health;
 use super::listener::TIMEOUT;
 use super::model::{
-    Address, CertificateFiles, EndpointSpec, Name, Pool, PoolLimits, PoolSource, PoolTimeouts,
-    Protocol, ProxyProtocol, UpstreamTls,
+    Address, CertificateFiles, EndpointSpec, Name, Pool, PoolBuffers, PoolLimits, PoolSource,
+    PoolTimeouts, Protocol, ProxyProtocol, UpstreamTls,
 };
 use super::pool_files;
 use super::reader::Table;
@@ -28,8 +29,11 @@ const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000;
 const OPTIONAL: RangeInclusive<i64> = 0..=1_000_000;
 pub(super) const FINAL_STATUSES: RangeInclusive<u16> = 200..=599;
 
+const BUFFER_BYTES: RangeInclusive<u64> = 0..=16 << 20;
+const BUFFER_BYTES_DEFAULT: u64 = 64 << 10;
+
 /// Keys of a pool that connects; a pool of files has no use for them.
-const CONNECTING: [&str; 13] = [
+const CONNECTING: [&str; 14] = [
     "protocol",
     "tls",
     "proxy_protocol",
@@ -41,6 +45,7 @@ const CONNECTING: [&str; 13] = [
     "outlier",
     "panic_below",
     "limits",
+    "buffer",
     "retry",
     "keepalive",
 ];
@@ -82,6 +87,7 @@ fn pool(name: Name, table: &Table<'_>) -> Option<Pool> {
         limits: limits(table.table("limits"), protocol.unwrap_or(Protocol::H1)),
         retry: switch(table, "retry", balancing::retry),
         timeouts: timeouts(table.table("timeouts")),
+        buffer: buffers(table.table("buffer")),
         keepalive: table.duration("keepalive", Duration::from_secs(60), &TIMEOUT),
         // Last, so that all else has been read and reported by then.
         source: source?,
@@ -199,6 +205,7 @@ fn limits(table: Table<'_>, protocol: Protocol) -> PoolLimits {
         idle_max: table.integer("idle", 256, &OPTIONAL),
         queue_max: table.integer("queue", 1024, &OPTIONAL),
         queue_timeout: table.duration("queue_timeout", Duration::from_secs(1), &TIMEOUT),
+        client_share: client_share(&table),
     };
     let in_flight_max = limits.in_flight_max(protocol);
     limits.tunnels_max = match table.value("tunnels") {
@@ -220,6 +227,30 @@ fn limits(table: Table<'_>, protocol: Protocol) -> PoolLimits {
     };
     table.finish();
     limits
+}
+
+fn client_share(table: &Table<'_>) -> f64 {
+    let share = table.percentage("client_share", 0.25);
+    if share > 0.0 {
+        return share;
+    }
+    if let Some(value) = table.value("client_share") {
+        value.invalid(
+            Invalid::new("no client would have a place")
+                .help("write a share above 0%, or \"100%\" where one client may hold them all"),
+        );
+    }
+    1.0
+}
+
+fn buffers(table: Table<'_>) -> PoolBuffers {
+    let bytes = |key| {
+        usize::try_from(table.size(key, BUFFER_BYTES_DEFAULT, &BUFFER_BYTES)).unwrap_or(usize::MAX)
+    };
+    let buffers =
+        PoolBuffers { request_bytes_max: bytes("request"), response_bytes_max: bytes("response") };
+    table.finish();
+    buffers
 }
 
 fn timeouts(table: Table<'_>) -> PoolTimeouts {

@@ -133,6 +133,10 @@ impl<'a> Table<'a> {
         self.read(key, |value| value.size(range)).unwrap_or(default)
     }
 
+    pub(super) fn rate(&self, key: &'static str, default: u64, range: &RangeInclusive<u64>) -> u64 {
+        self.read(key, |value| value.rate(range)).unwrap_or(default)
+    }
+
     pub(super) fn integer<T: TryFrom<i64>>(
         &self,
         key: &'static str,

@@ -37,7 +37,7 @@ const STATUS: RangeInclusive<i64> = 200..=599;
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// Keys of a route whose requests go to a pool.
-const FORWARDING: [&str; 4] = ["rewrite", "mirror", "websocket", "cache"];
+const FORWARDING: [&str; 5] = ["rewrite", "mirror", "websocket", "cache", "buffer"];
 
 /// What was read of one `[[route]]`: its name counts even when nothing else is usable.
 pub(super) struct Reading {
@@ -72,6 +72,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
     let errors = table.read("errors", Value::table).map(route_errors::read).unwrap_or_default();
     let timeout = table.read("timeout", |value| value.duration(&TIMEOUT));
     let body_bytes_max = table.size("body_max", BODY_BYTES_DEFAULT, &BODY_BYTES);
+    let buffer = table.boolean("buffer", true);
     let compress = table.boolean("compress", true);
     let websocket = table.boolean("websocket", true);
     let mirror = table.read("mirror", split::mirror);
@@ -103,6 +104,7 @@ fn route(name: Name, table: &Table<'_>) -> Option<Route> {
         errors,
         timeout,
         body_bytes_max,
+        buffer,
         mirror: mirror.filter(|_| forwards),
         compress,
         websocket,

@@ -78,6 +78,19 @@ pub(super) fn size(text: &str) -> Result<u64, Invalid> {
         .ok_or_else(|| Invalid::new(format!("the size {text:?} is too large")))
 }
 
+/// `"500B/s"` in bytes a second.
+pub(super) fn rate(text: &str) -> Result<u64, Invalid> {
+    const HELP: &str = "write a size and `/s`: \"500B/s\", \"10KB/s\" or \"1MiB/s\"";
+    let Some(amount) = text.strip_suffix("/s") else {
+        let invalid = Invalid::new(format!("{text:?} is not a rate"));
+        return Err(match size(text) {
+            Ok(bytes) => invalid.help(format!("write \"{}/s\"", show_size(bytes))),
+            Err(_) => invalid.help(HELP),
+        });
+    };
+    size(amount).map_err(|invalid| Invalid::new(invalid.message).help(HELP))
+}
+
 /// `"20%"` as 0.2.
 pub(super) fn percentage(text: &str) -> Result<f64, Invalid> {
     let invalid = || {
@@ -132,6 +145,10 @@ pub(super) fn show_size(bytes: u64) -> String {
         .iter()
         .find(|(_, unit_bytes)| bytes.is_multiple_of(*unit_bytes))
         .map_or_else(|| format!("{bytes}B"), |(unit, size)| format!("{}{unit}", bytes / size))
+}
+
+pub(super) fn show_rate(bytes: u64) -> String {
+    format!("{}/s", show_size(bytes))
 }
 
 pub(super) fn show_percentage(ratio: f64) -> String {
@@ -191,6 +208,21 @@ mod tests {
         for text in ["", "64", "64K", "64kib", "-1B", "1.5GiB", "KiB", "99999999TiB"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_are_sizes_by_the_second() {
+        for (text, bytes) in
+            [("500B/s", 500), ("10KB/s", 10_000), ("1MiB/s", 1 << 20), ("0B/s", 0), ("0/s", 0)]
+        {
+            assert_eq!(rate(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "500", "/s", "500/s", "500B", "500B/m", "500B /s", "-1B/s", "500 B/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        let invalid = rate("500B").unwrap_err();
+        assert_eq!(invalid.help.as_deref(), Some("write \"500B/s\""));
+        assert_eq!(show_rate(500), "500B/s");
     }
 
     #[test]

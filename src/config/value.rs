@@ -118,6 +118,11 @@ impl<'a> Value<'a> {
         self.within(size, range, |bound| units::show_size(*bound))
     }
 
+    pub(super) fn rate(&self, range: &RangeInclusive<u64>) -> Option<u64> {
+        let rate = self.parse("a rate", "\"500B/s\"", units::rate)?;
+        self.within(rate, range, |bound| units::show_rate(*bound))
+    }
+
     /// A whole number. A string counts as one when it comes from the environment: variables
     /// exist only in strings.
     pub(super) fn integer<T: TryFrom<i64>>(&self, range: &RangeInclusive<i64>) -> Option<T> {

@@ -13,6 +13,7 @@ use super::encoders::Encoders;
 use super::hex;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
+use crate::memory::LocalMemory;
 use crate::shutdown::{Stop, Tasks};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Connections, Reclaim};
@@ -34,6 +35,8 @@ pub struct Local {
     /// What no stop waits for: it is bounded by its own deadlines, and ends with the worker.
     pub aside: Tasks,
     pub encoders: Rc<Encoders>,
+    /// Of bodies that wait for those who read them.
+    pub buffers: Rc<LocalMemory>,
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
     pub variant_key: RefCell<KeyBuffer>,
@@ -87,6 +90,7 @@ impl Local {
         stop: Stop,
     ) -> Self {
         let current = Rc::new(published.load_full());
+        let buffers = LocalMemory::new(buffer_bytes_max(&current));
         Self {
             published: RefCell::new(SwapCache::new(published)),
             current: RefCell::new(current),
@@ -97,6 +101,7 @@ impl Local {
             tasks,
             aside: Tasks::default(),
             encoders: Rc::default(),
+            buffers,
             key: RefCell::default(),
             variant_key: RefCell::default(),
             background_fetches: Rc::default(),
@@ -114,6 +119,7 @@ impl Local {
         let mut current = self.current.borrow_mut();
         if !Arc::ptr_eq(newest, &current) {
             *current = Rc::new(newest.clone());
+            self.buffers.set_bytes_max(buffer_bytes_max(newest));
         }
         current.clone()
     }
@@ -136,4 +142,10 @@ impl Local {
     pub fn take_stream_event(&self) -> Option<StreamEvent> {
         self.stream_event.take()
     }
+}
+
+/// The share of one worker in the memory for bodies that wait.
+fn buffer_bytes_max(snapshot: &Snapshot) -> u64 {
+    let process = &snapshot.config.process;
+    process.buffer_bytes_max / process.workers.max(1) as u64
 }

@@ -58,7 +58,7 @@ pub(super) fn begin(local: &Rc<Local>, mirror: &Arc<Mirror>, outgoing: &Outgoing
             let Ok(Ok(whole)) = timeout_at(deadline, whole).await else {
                 return mirror.stats.mirrored(Mirrored::Dropped);
             };
-            copy.upload = Some(Upload::copy(whole));
+            copy.upload = Some(Upload::copy(whole, &local.buffers));
         }
         let result = match send(&local, &mirror, &copy, deadline).await {
             Ok(()) => Mirrored::Answered,

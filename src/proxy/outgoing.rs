@@ -23,7 +23,7 @@ use crate::error::Kind;
 use crate::route::rewrite;
 use crate::snapshot::{Backend, BackendKind, Passed, Route};
 use crate::tls::{ALPN_H1, ALPN_H2};
-use crate::upstream::{Proxied, Upload, UploadLimits};
+use crate::upstream::{PaceLimits, Proxied, Upload, UploadLimits};
 
 /// The request for a backend: rewritten path, edited fields, and the body that is to follow.
 pub(super) fn outgoing(
@@ -48,19 +48,8 @@ pub(super) fn outgoing(
         return Err(Kind::NoTunnel);
     }
     if has_body {
-        let is_call = exchange.is_call && is_h2(backend);
-        exchange.upload = Some(Upload::new(
-            body,
-            UploadLimits {
-                bytes_max: route.spec.body_bytes_max,
-                // A call may be silent for as long both ways.
-                gap_max: match is_call {
-                    true => backend.spec.timeouts.tunnel,
-                    false => exchange.connection.listener.spec.timeouts.body,
-                },
-                is_call,
-            },
-        ));
+        let limits = upload_limits(exchange, route, backend);
+        exchange.upload = Some(Upload::new(body, limits, &exchange.local.buffers));
     }
     Ok(Outgoing {
         method: parts.method.clone(),
@@ -71,6 +60,35 @@ pub(super) fn outgoing(
         is_call: exchange.is_call && is_h2(backend),
         asker: asker(exchange, parts, target, route),
     })
+}
+
+/// What bounds the body, and how much of it is read before there is an endpoint for it.
+fn upload_limits(exchange: &Exchange, route: &Route, backend: &Backend) -> UploadLimits {
+    let timeouts = &exchange.connection.listener.spec.timeouts;
+    let is_call = exchange.is_call && is_h2(backend);
+    let bytes_max = route.spec.body_bytes_max;
+    if is_call {
+        return UploadLimits {
+            bytes_max,
+            // It streams both ways at once, and may be silent for as long in both.
+            gap_max: backend.spec.timeouts.tunnel,
+            pace: PaceLimits { rate: 0, grace: timeouts.body_grace, ahead_max: timeouts.body },
+            ahead_bytes_max: 0,
+            is_call,
+        };
+    }
+    UploadLimits {
+        bytes_max,
+        gap_max: timeouts.body,
+        pace: PaceLimits {
+            rate: timeouts.body_rate,
+            grace: timeouts.body_grace,
+            // A pause that `timeouts.body` allows is none too many after a fast beginning.
+            ahead_max: timeouts.body,
+        },
+        ahead_bytes_max: if route.spec.buffer { backend.spec.buffer.request_bytes_max } else { 0 },
+        is_call,
+    }
 }
 
 /// Whether the endpoints speak HTTP/2.

@@ -20,7 +20,7 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         Kind::UriTooLong => StatusCode::URI_TOO_LONG,
         Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::BodyTimeout | Kind::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
         Kind::Misdirected | Kind::UnprovenClient => StatusCode::MISDIRECTED_REQUEST,
         Kind::Forbidden => StatusCode::FORBIDDEN,
         Kind::NoRoute => StatusCode::NOT_FOUND,
@@ -56,6 +56,7 @@ pub(super) fn ends_connection(kind: Kind) -> bool {
             | Kind::HeadTooLarge
             | Kind::BodyTooLarge
             | Kind::BodyTimeout
+            | Kind::BodyTooSlow
             | Kind::ClientGone
     )
 }
@@ -168,7 +169,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         Kind::UriTooLong => "The address is too long.",
         Kind::HeadTooLarge => "The request head is too large.",
         Kind::BodyTooLarge => "The request body is too large.",
-        Kind::BodyTimeout => "The request body did not arrive in time.",
+        Kind::BodyTimeout | Kind::BodyTooSlow => "The request body did not arrive in time.",
         Kind::ClientGone | Kind::ReaderStalled => "The request was broken off.",
         Kind::Misdirected => "This connection is for another site.",
         Kind::UnprovenClient => "This site asks for a certificate, on a connection of its own.",

@@ -77,10 +77,16 @@ impl<'a> Tries<'a> {
         let upload = self.sending.outgoing.upload.as_ref();
         // On a shared connection an endpoint may refuse what was sent, unprocessed.
         let is_shared = self.sending.balanced.protocol == Protocol::H2;
-        if (is_shared || (self.sending.is_idempotent && pool.retry.is_some()))
-            && let Some(upload) = upload
-        {
-            upload.keep();
+        if let Some(upload) = upload {
+            if is_shared || (self.sending.is_idempotent && pool.retry.is_some()) {
+                upload.keep();
+            }
+            if pool.has_nobody(Instant::now().into_std()) {
+                // Nobody is asked for a body in vain.
+                return Err(Kind::NoEndpoint.into());
+            }
+            // A client that is slow to send it holds no endpoint meanwhile.
+            upload.read_ahead(self.sending.deadlines.total).await?;
         }
         let mut last: Option<Failed> = None;
         let answered = loop {

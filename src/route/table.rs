@@ -259,6 +259,7 @@ pub(super) mod tests {
             errors: Vec::new(),
             timeout: None,
             body_bytes_max: 0,
+            buffer: true,
             mirror: None,
             compress: true,
             websocket: true,

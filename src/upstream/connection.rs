@@ -178,6 +178,7 @@ impl Connection {
         })
         .await?;
         self.came = Instant::now();
+        self.writer.answered();
         self.body = BodyReader::new(head.framing);
         self.is_persistent = head.is_persistent;
         Ok(Sent { head, connection: self })

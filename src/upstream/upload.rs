@@ -1,27 +1,34 @@
 //! The body of a request on its way to an endpoint.
 //!
 //! The client's body belongs to the request, not to one try of it: a try reads it through an
-//! [`UploadReader`]. What was read may be kept, up to 64 KiB; as long as all of it is, another try,
-//! or a copy of the request, can read it from its beginning.
+//! [`UploadReader`]. A small one is read before the first try, so that a slow client holds no
+//! endpoint. What was read may be kept, up to 64 KiB; as long as all of it is, another try, or a
+//! copy of the request, can read it from its beginning.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::kept::{Kept, Part, Whole};
+use super::pace::{Pace, PaceLimits};
 use crate::error::{Error, Kind};
+use crate::memory::LocalMemory;
 use crate::timer::LazyTimer;
 
 /// Bytes of a body that are kept to be sent again.
 pub const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// How long a body of unknown length may pause before the request goes on with what there is: its
+/// client may wait for the answer to what it has sent.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Bounds on a body that a client sends.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +36,9 @@ pub struct UploadLimits {
     pub bytes_max: u64,
     /// Longest gap between two parts.
     pub gap_max: Duration,
+    pub pace: PaceLimits,
+    /// Bytes that are read before the first try.
+    pub ahead_bytes_max: usize,
     /// Its answer may begin long before its end: then the silence of both ways is bounded there.
     pub is_call: bool,
 }
@@ -38,15 +48,17 @@ pub struct UploadLimits {
 pub struct Upload {
     source: RefCell<Source>,
     limits: UploadLimits,
+    memory: Rc<LocalMemory>,
     /// Bytes that it has in all, where the client said so.
     length: Option<u64>,
     bytes: Cell<u64>,
     state: Cell<State>,
     /// When a part was last handed on.
     progress: Cell<Instant>,
+    pace: Cell<Pace>,
     /// All that was read so far; `None` if it is not kept, or too much.
     kept: RefCell<Option<Kept>>,
-    /// Tries that read it, so far.
+    /// Tries that are reading it.
     readers: Cell<u32>,
     is_answered: Cell<bool>,
 }
@@ -55,29 +67,7 @@ pub struct Upload {
 struct Source {
     /// `None` for a copy, which has nothing but what was kept.
     body: Option<Incoming>,
-    gap: LazyTimer,
-}
-
-/// A part of a body.
-#[derive(Debug, Clone)]
-enum Part {
-    Data(Bytes),
-    Trailers(HeaderMap),
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    parts: Vec<Part>,
-    bytes: usize,
-    /// Who wants all of it.
-    wanted: Option<oneshot::Sender<Whole>>,
-}
-
-/// A body that was kept to its end.
-#[derive(Debug)]
-pub struct Whole {
-    parts: Vec<Part>,
-    length: Option<u64>,
+    timer: LazyTimer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,22 +86,28 @@ enum State {
 #[derive(Debug)]
 pub struct UploadReader {
     upload: Rc<Upload>,
-    /// How many of the kept parts it has had.
+    /// How many of the parts it has had.
     next: usize,
 }
 
 impl Upload {
-    pub fn new(body: Incoming, limits: UploadLimits) -> Rc<Self> {
+    pub fn new(body: Incoming, limits: UploadLimits, memory: &Rc<LocalMemory>) -> Rc<Self> {
         let length = body.size_hint().exact();
-        Self::of(Some(body), limits, length, None, State::Untouched)
+        Self::of(Some(body), limits, length, None, State::Untouched, memory)
     }
 
     /// One that sends what another one has kept.
-    pub fn copy(whole: Whole) -> Rc<Self> {
+    pub fn copy(whole: Whole, memory: &Rc<LocalMemory>) -> Rc<Self> {
         let Whole { parts, length } = whole;
-        let limits = UploadLimits { bytes_max: u64::MAX, gap_max: Duration::MAX, is_call: false };
-        let kept = Kept { parts, ..Kept::default() };
-        Self::of(None, limits, length, Some(kept), State::Done)
+        let limits = UploadLimits {
+            bytes_max: u64::MAX,
+            gap_max: Duration::MAX,
+            pace: PaceLimits { rate: 0, grace: Duration::ZERO, ahead_max: Duration::ZERO },
+            ahead_bytes_max: 0,
+            is_call: false,
+        };
+        let kept = Kept::of(parts, REPLAY_BYTES_MAX, memory);
+        Self::of(None, limits, length, Some(kept), State::Done, memory)
     }
 
     fn of(
@@ -120,14 +116,17 @@ impl Upload {
         length: Option<u64>,
         kept: Option<Kept>,
         state: State,
+        memory: &Rc<LocalMemory>,
     ) -> Rc<Self> {
         Rc::new(Self {
-            source: RefCell::new(Source { body, gap: LazyTimer::default() }),
+            source: RefCell::new(Source { body, timer: LazyTimer::default() }),
             limits,
+            memory: memory.clone(),
             length,
             bytes: Cell::new(0),
             state: Cell::new(state),
             progress: Cell::new(Instant::now()),
+            pace: Cell::default(),
             kept: RefCell::new(kept),
             readers: Cell::new(0),
             is_answered: Cell::new(false),
@@ -138,15 +137,21 @@ impl Upload {
     pub fn keep(&self) {
         let mut kept = self.kept.borrow_mut();
         if kept.is_none() && self.state.get() == State::Untouched {
-            *kept = Some(Kept::default());
+            *kept = Some(Kept::new(REPLAY_BYTES_MAX, &self.memory));
         }
     }
 
-    /// There will be no further try, so what is kept is not needed any more, unless somebody wants
-    /// the whole, or a second try is just reading it.
+    /// There will be no further try, so what is kept is needed only once more, unless somebody
+    /// wants the whole.
     pub fn forget(&self) {
-        let readers = self.readers.get();
-        self.kept.borrow_mut().take_if(|kept| kept.wanted.is_none() && readers <= 1);
+        let mut kept = self.kept.borrow_mut();
+        if self.readers.get() == 0 {
+            kept.take_if(|kept| !kept.is_wanted());
+        } else if let Some(kept) = &mut *kept
+            && !kept.is_wanted()
+        {
+            kept.pass();
+        }
     }
 
     /// The whole body, once it was read to its end. Fails if it is too large, or does not come.
@@ -154,7 +159,7 @@ impl Upload {
         let (sender, receiver) = oneshot::channel();
         self.keep();
         if let Some(kept) = &mut *self.kept.borrow_mut() {
-            kept.wanted = Some(sender);
+            kept.want(sender);
         }
         self.hand_over_at_end();
         receiver
@@ -165,13 +170,13 @@ impl Upload {
         match self.state.get() {
             State::Untouched => true,
             State::Failed(_) => false,
-            _ => self.kept.borrow().is_some(),
+            _ => self.kept.borrow().as_ref().is_some_and(Kept::has_all),
         }
     }
 
     /// Whether all of it is there for another try, beside the one that has read it.
     pub fn is_kept_whole(&self) -> bool {
-        self.state.get() == State::Done && self.kept.borrow().is_some()
+        self.state.get() == State::Done && self.can_begin()
     }
 
     /// Bytes that came so far.
@@ -201,27 +206,92 @@ impl Upload {
         }
     }
 
+    /// Reads its beginning, or all of it, before there is a try that takes it. `until` bounds the
+    /// request.
+    ///
+    /// # Errors
+    /// The client is too slow, sends too much, or has left.
+    pub async fn read_ahead(&self, until: Option<Instant>) -> Result<(), Error> {
+        if self.limits.ahead_bytes_max == 0 || self.state.get() != State::Untouched {
+            return Ok(());
+        }
+        self.keep();
+        if let Some(kept) = &mut *self.kept.borrow_mut() {
+            kept.raise_bytes_max(self.limits.ahead_bytes_max);
+        }
+        poll_fn(|cx| self.poll_ahead(until, cx)).await
+    }
+
+    fn poll_ahead(&self, until: Option<Instant>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        loop {
+            let pausing = (self.length.is_none() && self.state.get() == State::WaitingForClient)
+                .then(|| self.progress.get() + PAUSE_MAX);
+            let early = [until, pausing].into_iter().flatten().min();
+            match self.poll_source(early, cx) {
+                Poll::Ready(Some(Ok(part))) => {
+                    let mut kept = self.kept.borrow_mut();
+                    let Some(kept) = &mut *kept else { return Poll::Ready(Ok(())) };
+                    let has_room = kept.push_ahead(part);
+                    if self.state.get() == State::Done {
+                        kept.hand_over(self.length);
+                        return Poll::Ready(Ok(()));
+                    }
+                    if !has_room || kept.bytes() >= self.limits.ahead_bytes_max {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    let now = Instant::now();
+                    if until.is_some_and(|until| now >= until) {
+                        return Poll::Ready(Err(Kind::Deadline.into()));
+                    }
+                    if pausing.is_some_and(|pausing| now >= pausing) {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // The pause may have begun just now.
+                    if pausing.is_some() || self.length.is_some() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
     /// The next part that was not read yet.
     fn poll_new(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, Error>>> {
+        let part = ready!(self.poll_source(None, cx));
+        if let Some(Ok(part)) = &part {
+            self.kept.borrow_mut().take_if(|kept| !kept.push(part));
+            self.hand_over_at_end();
+        }
+        Poll::Ready(part)
+    }
+
+    /// The next part from the client. Wakes the task at `early` as well.
+    fn poll_source(
+        &self,
+        early: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Part, Error>>> {
         match self.state.get() {
             State::Failed(kind) => return Poll::Ready(Some(Err(kind.into()))),
             State::Done => return Poll::Ready(None),
             _ => {}
         }
         let mut source = self.source.borrow_mut();
-        let Source { body, gap } = &mut *source;
+        let Source { body, timer } = &mut *source;
         let Some(body) = body else { return Poll::Ready(None) };
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.progress.set(Instant::now());
                 let Some(part) = Part::of(frame) else { return Poll::Ready(None) };
-                self.bytes.set(self.bytes.get() + part.data_bytes() as u64);
+                self.came(part.data_bytes());
                 if self.bytes.get() > self.limits.bytes_max {
                     return self.fail(Kind::BodyTooLarge);
                 }
                 let done = body.is_end_stream();
                 self.state.set(if done { State::Done } else { State::WaitingForEndpoint });
-                self.keep_part(&part);
                 Poll::Ready(Some(Ok(part)))
             }
             Poll::Ready(Some(Err(_))) => self.fail(Kind::ClientGone),
@@ -237,40 +307,58 @@ impl Upload {
                     self.state.set(State::WaitingForClient);
                     self.progress.set(now);
                 }
-                if self.limits.is_call && self.is_answered.get() {
-                    return Poll::Pending;
+                let deadline = self.deadline();
+                let wake = [deadline.map(|(deadline, _)| deadline), early];
+                let Some(wake) = wake.into_iter().flatten().min() else { return Poll::Pending };
+                ready!(timer.poll_until(wake, now, cx));
+                let now = Instant::now();
+                if let Some((_, kind)) = deadline.filter(|(deadline, _)| now >= *deadline) {
+                    return self.fail(kind);
                 }
-                let deadline = self.progress.get() + self.limits.gap_max;
-                if gap.poll_until(deadline, now, cx).is_ready() {
-                    return self.fail(Kind::BodyTimeout);
-                }
+                // Somebody else had set it.
+                cx.waker().wake_by_ref();
                 Poll::Pending
             }
         }
     }
 
-    fn keep_part(&self, part: &Part) {
-        let mut kept = self.kept.borrow_mut();
-        let Some(all) = &mut *kept else { return };
-        all.bytes += part.bytes();
-        if all.bytes > REPLAY_BYTES_MAX {
-            *kept = None;
-            return;
+    /// Notes that a part came. Only time in which it was the client's turn counts for its pace.
+    fn came(&self, bytes: usize) {
+        let now = Instant::now();
+        let waited = match self.state.get() {
+            State::WaitingForClient => now - self.progress.get(),
+            _ => Duration::ZERO,
+        };
+        let mut pace = self.pace.get();
+        pace.came(bytes, waited, &self.limits.pace);
+        self.pace.set(pace);
+        self.progress.set(now);
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    /// When the client, whose turn it is, has taken too long, and for what.
+    fn deadline(&self) -> Option<(Instant, Kind)> {
+        let since = self.progress.get();
+        let is_answered = self.is_answered.get();
+        if is_answered && self.limits.is_call {
+            return None;
         }
-        all.parts.push(part.clone());
-        drop(kept);
-        self.hand_over_at_end();
+        let gap = (since + self.limits.gap_max, Kind::BodyTimeout);
+        let patience = self.pace.get().patience(&self.limits.pace);
+        // Behind its beginning the answer and the body may be a conversation.
+        match patience.filter(|_| !is_answered) {
+            Some(patience) if since + patience < gap.0 => {
+                Some((since + patience, Kind::BodyTooSlow))
+            }
+            _ => Some(gap),
+        }
     }
 
     fn hand_over_at_end(&self) {
-        if self.state.get() != State::Done {
-            return;
-        }
-        if let Some(kept) = &mut *self.kept.borrow_mut()
-            && let Some(wanted) = kept.wanted.take()
+        if self.state.get() == State::Done
+            && let Some(kept) = &mut *self.kept.borrow_mut()
         {
-            // Fails if it is not wanted any more.
-            let _ = wanted.send(Whole { parts: kept.parts.clone(), length: self.length });
+            kept.hand_over(self.length);
         }
     }
 
@@ -281,39 +369,12 @@ impl Upload {
     }
 }
 
-impl Part {
-    fn of(frame: Frame<Bytes>) -> Option<Self> {
-        match frame.into_data() {
-            Ok(data) => Some(Self::Data(data)),
-            Err(frame) => frame.into_trailers().ok().map(Self::Trailers),
-        }
-    }
-
-    fn data_bytes(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Trailers(_) => 0,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Trailers(fields) => {
-                fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-            }
-        }
-    }
-
-    fn into_frame(self) -> Frame<Bytes> {
-        match self {
-            Self::Data(data) => Frame::data(data),
-            Self::Trailers(fields) => Frame::trailers(fields),
-        }
-    }
-}
-
 impl UploadReader {
+    pub fn new(upload: &Rc<Upload>) -> Self {
+        upload.readers.set(upload.readers.get() + 1);
+        Self { upload: upload.clone(), next: 0 }
+    }
+
     /// Notes that its answer has begun.
     pub(super) fn answered(&self) {
         self.upload.is_answered.set(true);
@@ -324,18 +385,14 @@ impl UploadReader {
         self.upload.progress.get()
     }
 
-    pub fn new(upload: &Rc<Upload>) -> Self {
-        upload.readers.set(upload.readers.get() + 1);
-        Self { upload: upload.clone(), next: 0 }
-    }
-
     /// The next part, to be written.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let known = match &*self.upload.kept.borrow() {
-            Some(kept) => kept.parts.get(self.next).cloned(),
+        let is_only = self.upload.readers.get() == 1;
+        let known = match &mut *self.upload.kept.borrow_mut() {
+            Some(kept) => kept.take(self.next, is_only),
             None => None,
         };
         let part = match known {
@@ -349,13 +406,25 @@ impl UploadReader {
     }
 }
 
+impl Drop for UploadReader {
+    fn drop(&mut self) {
+        self.upload.readers.set(self.upload.readers.get().saturating_sub(1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn copy_of(parts: &[&'static str]) -> Rc<Upload> {
         let parts = parts.iter().map(|part| Part::Data(Bytes::from_static(part.as_bytes())));
-        Upload::copy(Whole { parts: parts.collect(), length: None })
+        let whole = Whole { parts: parts.collect(), length: None };
+        Upload::copy(whole, &LocalMemory::new(1 << 20))
+    }
+
+    fn keep_part(upload: &Upload, part: &Part) {
+        upload.kept.borrow_mut().take_if(|kept| !kept.push(part));
+        upload.hand_over_at_end();
     }
 
     fn read(reader: &mut UploadReader) -> Option<String> {
@@ -387,10 +456,21 @@ mod tests {
         assert_eq!(read(&mut second).as_deref(), Some("a"));
         upload.forget();
         assert_eq!(read(&mut second).as_deref(), Some("b"));
-        let upload = copy_of(&["a"]);
-        let _only = UploadReader::new(&upload);
+        assert!(upload.can_begin());
+    }
+
+    #[test]
+    fn an_answer_before_the_end_of_the_body_loses_nothing_of_it() {
+        let upload = copy_of(&["a", "b", "c"]);
+        let mut only = UploadReader::new(&upload);
+        assert_eq!(read(&mut only).as_deref(), Some("a"));
         upload.forget();
+        assert_eq!(read(&mut only).as_deref(), Some("b"));
         assert!(!upload.can_begin());
+        assert_eq!(read(&mut only).as_deref(), Some("c"));
+        drop(only);
+        upload.forget();
+        assert!(upload.kept.borrow().is_none());
     }
 
     #[test]
@@ -399,10 +479,10 @@ mod tests {
         upload.state.set(State::WaitingForEndpoint);
         let mut whole = upload.whole();
         let half = Part::Data(Bytes::from(vec![0; REPLAY_BYTES_MAX / 2]));
-        upload.keep_part(&half);
-        upload.keep_part(&half);
+        keep_part(&upload, &half);
+        keep_part(&upload, &half);
         assert!(upload.can_begin());
-        upload.keep_part(&Part::Data(Bytes::from_static(b"x")));
+        keep_part(&upload, &Part::Data(Bytes::from_static(b"x")));
         assert!(!upload.can_begin());
         assert!(matches!(whole.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
     }
@@ -415,7 +495,7 @@ mod tests {
         upload.forget();
         assert!(whole.try_recv().is_err());
         upload.state.set(State::Done);
-        upload.keep_part(&Part::Data(Bytes::from_static(b"b")));
+        keep_part(&upload, &Part::Data(Bytes::from_static(b"b")));
         assert_eq!(whole.try_recv().expect("the whole").parts.len(), 2);
     }
 }

@@ -255,7 +255,7 @@ fn a_client_that_leaves_inside_the_answer_ends_the_exchange() {
 #[test]
 fn a_client_that_breaks_its_upload_off_is_not_taken_for_complete() {
     let origin = Origin::answering(|_| ok("complete"));
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route("buffer = false").start();
     let mut client = proxy.connect();
     client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100\r\n\r\nhalf"));
     origin.requests(1);

@@ -1,5 +1,6 @@
-//! `Expect: 100-continue` (RFC 9110 §10.1.1): the client is told to go on once there is an endpoint
-//! for its request, and the final status at once where there is none.
+//! `Expect: 100-continue` (RFC 9110 §10.1.1): the client is told to go on once its body is read, which
+//! is before there is an endpoint for it where bodies are buffered, and the final status at once where
+//! there is none.
 
 use crate::support::origin::{Gate, Refusing};
 use crate::support::{Client, Origin, Proxy, Setup, client, ok};
@@ -49,7 +50,7 @@ fn who_is_refused_is_told_so_and_not_to_go_on() {
         .text(&route("/get", "methods = [\"GET\"]"))
         .text(&route("/in-circles", ""))
         .text(&format!("[pool.gone]\nendpoints = [\"{refusing}\"]\nretry = false\n"))
-        .text("[[route]]\npaths = [\"/unreachable\"]\npool = \"gone\"\n")
+        .text(&route("/unreachable", "buffer = false").replace("app", "gone"))
         .text("[pool.full]\nendpoints = [\"127.0.0.1:1\"]\nlimits = { queue = 0 }\n")
         .text("[[route]]\npaths = [\"/drained\"]\npool = \"full\"\n")
         .start();

@@ -57,6 +57,7 @@ mod retries;
 mod routing;
 mod signals;
 mod simulation;
+mod slow_clients;
 mod spoofing;
 mod stale;
 mod stop;

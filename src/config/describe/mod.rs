@@ -23,7 +23,7 @@ use super::model::{
     RangesSource, Retry, Rewrite, Route, StatusSet, Template, TemplatePart, TlsVersion,
     UpstreamTls, Variable,
 };
-use super::units::{show_duration, show_percentage, show_size, show_statuses};
+use super::units::{show_duration, show_percentage, show_rate, show_size, show_statuses};
 
 pub use conditions::add as add_conditions;
 
@@ -49,6 +49,7 @@ pub fn describe_config(config: &Config) -> Value {
             "workers": config.process.workers,
             "drain_timeout": show_duration(config.process.drain_timeout),
             "shutdown_delay": show_duration(config.process.shutdown_delay),
+            "buffer_memory": show_size(config.process.buffer_bytes_max),
             "zone": config.process.zone.as_deref(),
             "resolvers": config.process.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
@@ -145,6 +146,8 @@ fn listener(listener: &Listener) -> Value {
             "handshake": show_duration(timeouts.handshake),
             "header": show_duration(timeouts.header),
             "body": show_duration(timeouts.body),
+            "body_rate": show_rate(timeouts.body_rate),
+            "body_grace": show_duration(timeouts.body_grace),
             "write": show_duration(timeouts.write),
             "idle": show_duration(timeouts.idle),
         },
@@ -264,6 +267,11 @@ fn pool(pool: &Pool) -> Value {
         "idle": pool.limits.idle_max,
         "queue": pool.limits.queue_max,
         "queue_timeout": show_duration(pool.limits.queue_timeout),
+        "client_share": show_percentage(pool.limits.client_share),
+    });
+    described["buffer"] = json!({
+        "request": show_size(pool.buffer.request_bytes_max as u64),
+        "response": show_size(pool.buffer.response_bytes_max as u64),
     });
     described["retry"] = pool.retry.as_ref().map_or(json!(false), retry);
     described["timeouts"] = json!({
@@ -315,6 +323,7 @@ fn route(route: &Route) -> Value {
         "errors": route.errors.iter().flat_map(error_page).collect::<Map<_, _>>(),
         "timeout": optional_duration(route.timeout),
         "body_max": show_size(route.body_bytes_max),
+        "buffer": route.buffer,
         "mirror": route.mirror.as_ref().map(|mirror| {
             json!({ "pool": &*mirror.pool, "share": show_percentage(mirror.share) })
         }),

@@ -68,6 +68,8 @@ pub struct Process {
     pub workers: usize,
     pub drain_timeout: Duration,
     pub shutdown_delay: Duration,
+    /// Bytes of bodies that wait for clients or endpoints, over all workers.
+    pub buffer_bytes_max: u64,
     /// Where this process runs: endpoints of the same zone are preferred.
     pub zone: Option<Name>,
     /// DNS servers to ask; empty: those of the system.
@@ -260,6 +262,10 @@ pub struct ListenerTimeouts {
     pub handshake: Duration,
     pub header: Duration,
     pub body: Duration,
+    /// Bytes a second below which a request body is too slow; 0: none is.
+    pub body_rate: u64,
+    /// How long a body is waited for before its rate counts.
+    pub body_grace: Duration,
     pub write: Duration,
     pub idle: Duration,
 }

@@ -26,6 +26,7 @@ pub struct Pool {
     /// `None`: a request is tried once.
     pub retry: Option<Retry>,
     pub timeouts: PoolTimeouts,
+    pub buffer: PoolBuffers,
     /// How long an idle upstream connection is kept.
     pub keepalive: Duration,
 }
@@ -253,7 +254,7 @@ pub enum Protocol {
     H2,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PoolLimits {
     /// Open connections per endpoint, over all workers.
     pub connections_max: usize,
@@ -266,6 +267,17 @@ pub struct PoolLimits {
     /// Requests of the pool that wait for a place.
     pub queue_max: usize,
     pub queue_timeout: Duration,
+    /// Share of the places that one client may hold while others wait; 1: all.
+    pub client_share: f64,
+}
+
+/// Bytes of bodies that are taken ahead of those who read them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolBuffers {
+    /// Of a request, before it takes a place on an endpoint; 0: none.
+    pub request_bytes_max: usize,
+    /// Of an answer whose client reads slowly; 0: none.
+    pub response_bytes_max: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
+    /// Bodies may be taken ahead of those who read them.
+    pub buffer: bool,
     pub mirror: Option<Mirror>,
     /// Text is sent in a content coding to whoever takes one.
     pub compress: bool,

@@ -88,6 +88,11 @@ impl RequestWriter {
         self.stage == Stage::Done
     }
 
+    /// Notes that the answer has begun.
+    pub(in crate::upstream) fn answered(&self) {
+        self.upload.iter().for_each(UploadReader::answered);
+    }
+
     /// Writes no more. The connection cannot carry another request.
     pub(in crate::upstream) fn give_up(&mut self) {
         self.stage = Stage::GivenUp;

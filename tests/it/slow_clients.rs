@@ -1,0 +1,206 @@
+//! Clients on slow lines: what they send slowly, or read slowly, is at nobody's cost but their own.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::support::h2::{self, Session, Upload, full};
+use crate::support::origin::Gate;
+use crate::support::{Client, HOST, Origin, Proxy, Setup, chunk, ok};
+
+const KIB: usize = 1 << 10;
+
+/// Begins to send a body of this length.
+fn posting(proxy: &Proxy, length: usize, beginning: impl AsRef<[u8]>) -> Client {
+    let mut client = proxy.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\n"));
+    client.send(beginning);
+    client
+}
+
+fn echoing() -> Origin {
+    Origin::answering(|request| ok(&request.body))
+}
+
+/// Lets time pass that a bound is about.
+fn be_silent_for(length: Duration) {
+    let (_sender, never) = mpsc::sync_channel::<()>(1);
+    assert!(never.recv_timeout(length).is_err());
+}
+
+// What they send.
+
+#[test]
+fn small_bodies_that_come_slowly_hold_no_endpoint() {
+    let origin = echoing();
+    let proxy = Setup::of(&[&origin]).pool_lines("limits.connections = 1").start();
+    let mut clients: Vec<_> = (0..8).map(|_| posting(&proxy, 8, "slow")).collect();
+    let mut chunked = proxy.connect();
+    chunked.send(format!("PUT / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    chunked.send(chunk(b"slow"));
+    proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 9.0);
+    assert_eq!(proxy.get("/", &[]).status, 200);
+    assert_eq!(origin.count(), 1);
+    for client in &mut clients {
+        client.send("down");
+        assert_eq!(client.answer().text(), "slowdown");
+    }
+    chunked.send([chunk(b"down"), chunk(b"")].concat());
+    assert_eq!(chunked.answer().text(), "slowdown");
+    assert_eq!(origin.request(9).header("transfer-encoding"), Some("chunked"));
+}
+
+#[test]
+fn a_body_that_comes_byte_by_byte_arrives_whole() {
+    let origin = echoing();
+    let proxy = Setup::of(&[&origin]).start();
+    let body: Vec<u8> = (0..2 * KIB).map(|at| (at % 251) as u8).collect();
+    let mut client = posting(&proxy, body.len(), "");
+    for byte in body.chunks(1) {
+        client.send(byte);
+    }
+    assert_eq!(client.answer().body(), body);
+    let mut client = proxy.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    let chunks: Vec<u8> = body.chunks(1).flat_map(chunk).collect();
+    client.send([chunks, chunk(b"")].concat());
+    assert_eq!(client.answer().body(), body);
+}
+
+#[test]
+fn behind_its_beginning_a_longer_body_is_streamed() {
+    let origin = echoing();
+    let proxy = Setup::of(&[&origin]).pool_lines("buffer.request = \"4KiB\"").start();
+    let body: Vec<u8> = (0..64 * KIB).map(|at| (at % 251) as u8).collect();
+    let mut client = posting(&proxy, body.len(), &body[..5 * KIB]);
+    origin.requests(1);
+    client.send(&body[5 * KIB..]);
+    assert_eq!(client.answer().body(), body);
+}
+
+#[test]
+fn without_a_buffer_a_body_is_streamed_from_its_first_byte() {
+    for (pool, route, process) in [
+        ("buffer.request = \"0B\"", "", ""),
+        ("", "buffer = false", ""),
+        // Where the memory is spent it is the same: what has come goes on.
+        ("", "", "buffer_memory = \"0B\""),
+    ] {
+        let origin = echoing();
+        let setup = Setup::of(&[&origin]).pool_lines(pool).route(route).process(process);
+        let proxy = setup.start();
+        let mut client = posting(&proxy, 8, "slow");
+        origin.requests(1);
+        client.send("down");
+        assert_eq!(client.answer().text(), "slowdown");
+    }
+}
+
+#[test]
+fn a_body_of_unknown_length_that_pauses_may_be_answered_before_its_end() {
+    let origin = Origin::scripted(|call| {
+        call.read(9);
+        call.send(&ok("early"));
+        call.close();
+    });
+    let proxy = Setup::of(&[&origin]).listener("protocols = [\"h2\"]").start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (body, upload) = Upload::channel();
+        body.send(Frame::data(Bytes::from_static(b"beginning"))).await.unwrap();
+        let answer = session.send(h2::request("POST", "/", upload)).await.unwrap();
+        assert_eq!(full(answer).await.unwrap().body, "early");
+    });
+}
+
+#[test]
+fn an_upload_that_is_answered_as_it_comes_is_no_matter_of_pace() {
+    let origin = Origin::scripted(|call| {
+        call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..3 {
+            let got = call.read(9);
+            call.send(&chunk(&got));
+        }
+        call.send(&chunk(b""));
+        call.close();
+    });
+    let proxy = Setup::of(&[&origin])
+        .listener("timeouts = { body_rate = \"1MiB/s\", body_grace = \"300ms\" }")
+        .route("buffer = false")
+        .start();
+    let mut client = proxy.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    client.answer_head();
+    for _ in 0..3 {
+        be_silent_for(Duration::from_millis(200));
+        client.send(chunk(b"part"));
+        assert_eq!(client.read_exactly(14), b"9\r\n4\r\npart\r\n\r\n");
+    }
+}
+
+#[test]
+fn a_body_that_is_too_slow_is_408_and_one_line_in_the_log() {
+    let origin = echoing();
+    let timeouts = "timeouts = { body_rate = \"10MiB/s\", body_grace = \"300ms\" }";
+    for buffer in ["", "buffer = false"] {
+        let proxy = Setup::of(&[&origin]).listener(timeouts).route(buffer).start();
+        let mut client = posting(&proxy, 8, "slow");
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.closes()), (408, true));
+        client.assert_closed();
+        let line = proxy.access("body_too_slow");
+        assert_eq!((&line["status"], &line["client_ip"]), (&408.into(), &"127.0.0.1".into()));
+        assert_eq!(proxy.endpoint(&origin)["state"], "usable");
+    }
+    let proxy = Setup::of(&[&origin])
+        .listener(timeouts)
+        .listener("protocols = [\"h2\"]")
+        .route("paths = [\"/\"]")
+        .text("[[route]]\nrespond = {}")
+        .start();
+    h2::run(async {
+        let mut session = Session::open_plain(proxy.address()).await;
+        let (_body, upload) = Upload::channel();
+        let answer = session.send(h2::request("POST", "/", upload)).await.unwrap();
+        assert_eq!(answer.status(), 408);
+        // Only the stream has ended.
+        assert_eq!(session.get("/other").await.head.status(), 200);
+    });
+    proxy.wait_for_access("body_too_slow");
+}
+
+#[test]
+fn time_in_which_nobody_reads_is_not_the_clients() {
+    const BYTES: usize = 32 * KIB * KIB;
+    let gate = Gate::default();
+    let origin = {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            gate.pass();
+            call.body();
+            call.send(&ok(call.request.body.len().to_string()));
+        })
+    };
+    let proxy = Setup::of(&[&origin])
+        .listener("timeouts = { body_rate = \"64MiB/s\", body_grace = \"500ms\" }")
+        .start();
+    let mut client = posting(&proxy, BYTES, "");
+    let taken = client.push(BYTES, Duration::from_millis(700));
+    assert!(taken < BYTES, "the endpoint takes nothing");
+    be_silent_for(Duration::from_millis(700));
+    gate.open();
+    client.send(vec![b'x'; BYTES - taken]);
+    assert_eq!(client.answer().text(), BYTES.to_string());
+}
+
+#[test]
+fn an_upload_that_breaks_off_at_its_beginning_is_seen_by_nobody() {
+    let origin = echoing();
+    let proxy = Setup::of(&[&origin]).start();
+    drop(posting(&proxy, 8, "slow"));
+    proxy.wait_for_access("\"POST\"");
+    assert_eq!(proxy.get("/", &[]).status, 200);
+    assert_eq!(origin.count(), 1);
+}
