@@ -133,6 +133,14 @@ impl Kind {
         }
     }
 
+    /// The rule that a request breaks.
+    pub fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -80,6 +80,11 @@ fn describe_endpoint(pool: &Pool, member: &Member, picked: bool, now: Instant) -
         "circuit": endpoint.circuit(now).as_str(),
         "at_limit": pool.is_at_limit(endpoint),
         "health": standing.verdict().as_str(),
+        "last_error": endpoint.last_error().map(|last| json!({
+            "error": last.kind,
+            "reason": &*last.reason,
+            "seconds_ago": now.saturating_duration_since(last.at).as_secs_f64(),
+        })),
         "picked": picked,
         "weight": member.weight,
         "backup": member.backup,

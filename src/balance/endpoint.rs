@@ -8,11 +8,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::complaints::{Complaints, LastError};
 use super::hash;
 use super::latency::Latency;
 use super::queue::Queue;
 use super::standing::{Availability, Circuit, Standing, Verdict};
 use crate::config::model::Address;
+use crate::error::Kind;
 use crate::metrics::status::StatusCounts;
 use crate::metrics::{Counter, PerWorker};
 
@@ -50,6 +52,7 @@ pub struct Endpoint {
     /// Slow answers in a row.
     pub(super) slow: AtomicU32,
     standing: Mutex<Standing>,
+    complaints: Complaints,
     /// A [`Manual`]. Shared with the endpoint that takes its place when how it is reached changes.
     manual: Arc<AtomicU8>,
     pub stats: EndpointStats,
@@ -116,9 +119,31 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             slow: AtomicU32::new(0),
             standing: Mutex::new(Standing::new(verdict)),
+            complaints: Complaints::default(),
             manual: before.map(|before| before.manual.clone()).unwrap_or_default(),
             stats: EndpointStats::default(),
         }
+    }
+
+    /// The same as a member of the pool called `pool`.
+    pub(super) fn of(mut self, pool: &Arc<str>) -> Self {
+        self.complaints.pool = pool.clone();
+        self
+    }
+
+    /// An answer broke a rule, or there was none: `reason` says why. The log tells it now and then.
+    pub fn complain(&self, kind: Kind, reason: String, now: Instant) {
+        self.complaints.tell(&self.label, kind.as_str(), reason, now);
+    }
+
+    /// The same of what the log tells elsewhere.
+    pub fn keep_error(&self, kind: Kind, reason: String, now: Instant) {
+        self.complaints.keep(kind.as_str(), reason, now);
+    }
+
+    /// What last went wrong with a request.
+    pub fn last_error(&self) -> Option<LastError> {
+        self.complaints.last()
     }
 
     /// The addresses to connect to. For a unix socket there are none.

@@ -21,6 +21,7 @@ mod standing;
 mod zones;
 
 // What is known of an endpoint.
+mod complaints;
 mod endpoint;
 mod latency;
 mod outlier;
@@ -43,6 +44,7 @@ mod sticky;
 mod testing;
 
 pub use candidates::{Candidates, Member};
+pub use complaints::LastError;
 pub use discovered::{Discovered, Ignored, LookupResult};
 pub use endpoint::{
     Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,

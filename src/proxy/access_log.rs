@@ -46,6 +46,7 @@ pub struct Record<'a> {
     pub user_agent: Option<&'a [u8]>,
     pub referer: Option<&'a [u8]>,
     pub error: Option<&'static str>,
+    pub reason: Option<&'a str>,
 }
 
 /// One worker's end of the log.

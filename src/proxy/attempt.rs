@@ -22,6 +22,7 @@ use crate::snapshot::Balanced;
 use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
     Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent, Wire,
+    shown, why_failed,
 };
 
 /// How long the head of an answer is held back for the first part of its body.
@@ -99,9 +100,26 @@ impl Sending<'_> {
                     let pool = &self.balanced.pool;
                     pool.failed(lease.endpoint(), now - started, now.into_std());
                 }
-                Err(unsent(error, was_resting))
+                let mut failed = unsent(error, was_resting);
+                self.complain(lease.endpoint(), &mut failed, now);
+                Err(failed)
             }
         }
+    }
+
+    /// Tells operators why a try failed, and puts that into the error.
+    pub(super) fn complain(&self, endpoint: &Endpoint, failed: &mut Failed, now: Instant) {
+        let kind = failed.error.kind();
+        // A connection that ended at its rest is nobody's fault.
+        if kind.origin() != Origin::Upstream || (failed.was_resting && kind == Kind::Reset) {
+            return;
+        }
+        if kind == Kind::FirstByteTimeout {
+            let why = format!("no answer within {}", shown(self.deadlines.first_byte));
+            failed.error = Error::caused(kind, why);
+        }
+        let reason = why_failed(&failed.error).unwrap_or_else(|| kind.as_str().to_owned());
+        endpoint.complain(kind, reason, now.into_std());
     }
 
     /// What is left of the whole time, where the endpoint is told.
@@ -144,16 +162,17 @@ impl Sending<'_> {
 
     /// There is no connection for the request.
     pub(super) fn unconnected(&self, error: Error, lease: &mut Lease, now: Instant) -> Failed {
-        let failure = match error.kind() {
-            kind @ (Kind::Connect | Kind::ConnectTimeout) => {
-                let why = || self.balanced.dialer.why_unconnected(&error);
-                self.balanced.pool.connect_failed(lease.endpoint(), why, now.into_std());
-                lease.trial_ended();
-                if kind == Kind::Connect { Failure::Connect } else { Failure::ConnectTimeout }
-            }
-            kind => Failure::Final(kind),
-        };
-        Failed { error, failure, was_resting: false, answer: None }
+        let kind = error.kind();
+        if !matches!(kind, Kind::Connect | Kind::ConnectTimeout) {
+            return Failed::new(error, Failure::Final(kind));
+        }
+        let why = self.balanced.dialer.why_unconnected(&error);
+        lease.endpoint().keep_error(kind, why.clone(), now.into_std());
+        self.balanced.pool.connect_failed(lease.endpoint(), || why.clone(), now.into_std());
+        lease.trial_ended();
+        let failure =
+            if kind == Kind::Connect { Failure::Connect } else { Failure::ConnectTimeout };
+        Failed::new(Error::caused(kind, why), failure)
     }
 
     /// Takes a response head for an answer, or for a reason to try again.
@@ -171,12 +190,11 @@ impl Sending<'_> {
         let answer = if sent.is_upgrade() {
             if !is_wanted_upgrade(&sent.head, self.outgoing) {
                 pool.failed(lease.endpoint(), took, now);
-                return Err(Failed {
-                    error: Kind::BadResponse.into(),
-                    failure: Failure::Final(Kind::BadResponse),
-                    was_resting: false,
-                    answer: None,
-                });
+                let rule = "it changes to a protocol that was not asked for";
+                let error = Error::caused(Kind::BadResponse, rule);
+                let mut failed = Failed::new(error, Failure::Final(Kind::BadResponse));
+                self.complain(lease.endpoint(), &mut failed, came);
+                return Err(failed);
             }
             pool.responded(lease.endpoint(), status, took, now);
             upgraded(sent, lease)

@@ -69,7 +69,9 @@ impl Sending<'_> {
                 }
                 // What was not processed says nothing about the endpoint.
                 let is_free = was_resting || error.is_unwritten;
-                Err(unsent(error, is_free))
+                let mut failed = unsent(error, is_free);
+                self.complain(lease.endpoint(), &mut failed, now);
+                Err(failed)
             }
         }
     }

@@ -67,6 +67,8 @@ pub struct Exchange {
     /// What keeps the client at its endpoint.
     set_cookie: Option<Box<HeaderValue>>,
     pub error: Option<Kind>,
+    /// Why, in words, where there is more to say than the kind does.
+    pub(super) reason: Option<Box<str>>,
 }
 
 /// What the log says of the request itself.
@@ -134,6 +136,7 @@ impl Exchange {
             attempts: 0,
             set_cookie: None,
             error: None,
+            reason: None,
         }
     }
 
@@ -232,6 +235,7 @@ impl Exchange {
                 user_agent: logged.user_agent.as_ref().map(HeaderValue::as_bytes),
                 referer: logged.referer.as_ref().map(HeaderValue::as_bytes),
                 error: self.error.map(Kind::as_str),
+                reason: self.reason.as_deref().or(self.error.and_then(Kind::rule)),
             },
         );
     }

@@ -113,6 +113,7 @@ fn value<'a>(field: AccessField, record: &'a Record<'_>, now: SystemTime) -> Val
         AccessField::UserAgent => optional(record.user_agent),
         AccessField::Referer => optional(record.referer),
         AccessField::Error => optional(record.error.map(str::as_bytes)),
+        AccessField::Reason => optional(record.reason.map(str::as_bytes)),
     }
 }
 
@@ -301,6 +302,7 @@ mod tests {
             user_agent: Some(b"line\nbreak \xff"),
             referer: None,
             error: None,
+            reason: None,
         };
         let mut out = Vec::new();
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500_000_000_123);

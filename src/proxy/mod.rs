@@ -58,6 +58,7 @@ use crate::cache::status::{CacheStatus, FieldKind};
 use crate::error::Kind;
 use crate::route::{Query, template};
 use crate::snapshot::{Action, Backend};
+use crate::upstream::why_failed;
 use caching::{Caching, Found};
 use client::ClientConnection;
 use coding::Choice;
@@ -321,7 +322,7 @@ fn from_backend(
 }
 
 fn failed(
-    exchange: Exchange,
+    mut exchange: Exchange,
     asked: &Asked<'_>,
     error: &crate::error::Error,
     told: Option<Told<'_>>,
@@ -332,6 +333,7 @@ fn failed(
         endpoint = exchange.endpoint.as_ref().map(|endpoint| &*endpoint.label),
         "request failed"
     );
+    exchange.reason = why_failed(error).map(Into::into);
     deliver::failure(exchange, asked.headers, error.kind(), told)
 }
 

@@ -15,6 +15,7 @@ use super::grpc;
 use super::local::StreamEvent;
 use crate::body::Body;
 use crate::error::{Error, Kind, Origin};
+use crate::upstream::why_failed;
 
 /// Parts of HTTP/2 bodies are no larger than this, so that a stalled reader of one stream shows,
 /// in bytes.
@@ -141,6 +142,7 @@ impl http_body::Body for ReplyBody {
                 if let Some(exchange) = &mut this.exchange {
                     tracing::debug!(%error, "response broken off");
                     exchange.error = Some(error.kind());
+                    exchange.reason = why_failed(&error).map(Into::into);
                 }
                 this.exchange = None;
                 if this.ends_in_trailers && error.origin() != Origin::Client {

@@ -16,6 +16,7 @@ use tokio_util::io::poll_read_buf;
 use super::Deadlines;
 use super::h1::{
     BodyReader, HeadReader, Malformed, Part, RequestHead, RequestWriter, ResponseHead, WriteError,
+    other_protocol,
 };
 use super::io::UpstreamIo;
 use super::upload::Upload;
@@ -211,7 +212,7 @@ impl Connection {
                 Ok(Some(head)) if is_interim(&head) => {
                     *interim += 1;
                     if *interim > INTERIM_ANSWERS_MAX {
-                        let error = Malformed("too many informational answers");
+                        let error = Malformed::rule("too many informational answers");
                         return Poll::Ready(Err(malformed(error)));
                     }
                     continue;
@@ -221,12 +222,22 @@ impl Connection {
                 Err(error) => return Poll::Ready(Err(malformed(error))),
             }
             let source = match ready!(self.poll_receive(cx)) {
-                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(0) => self.ended_early(),
                 Ok(_) => continue,
                 Err(error) => error,
             };
             let source = Some(source.into());
             return Poll::Ready(Err(SendError { kind: Kind::Reset, is_unwritten: false, source }));
+        }
+    }
+
+    /// The endpoint has closed the connection, and there is no head.
+    fn ended_early(&self) -> io::Error {
+        let kind = io::ErrorKind::UnexpectedEof;
+        match (self.received.is_empty(), other_protocol(&self.received)) {
+            (true, _) => kind.into(),
+            (false, None) => io::Error::new(kind, "connection closed within the head"),
+            (false, Some(protocol)) => io::Error::new(kind, protocol),
         }
     }
 
@@ -286,7 +297,10 @@ impl Connection {
             }
             match ready!(self.poll_receive(cx)) {
                 Ok(0) if self.body.close() => return Poll::Ready(None),
-                Ok(0) => return Poll::Ready(Some(Err(Kind::Truncated.into()))),
+                Ok(0) => {
+                    let error = Malformed::rule("connection closed before the end of the body");
+                    return Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))));
+                }
                 Ok(_) => {}
                 Err(error) => {
                     return Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))));

@@ -32,7 +32,7 @@ pub use pace::PaceLimits;
 pub use patience::Patience;
 pub use proxied::Proxied;
 pub use response_body::{ResponseBody, Wire};
-pub use trouble::{shown, why_io_failed, why_unconnected};
+pub use trouble::{shown, why_failed, why_io_failed, why_unconnected};
 pub use upload::{REPLAY_BYTES_MAX, Upload, UploadLimits, UploadReader};
 
 use std::time::Duration;

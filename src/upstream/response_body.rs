@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout};
 use super::connection::{BodyPart, Connection};
 use super::connections::{Connections, Keep};
 use super::h2::Exchange;
+use super::trouble::why_failed;
 use super::{Deadlines, Patience};
 use crate::balance::Lease;
-use crate::error::Error;
+use crate::error::{Error, Origin};
 use crate::timer::SlotTimer;
 
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct ResponseBody {
 struct Source {
     wire: Wire,
     /// Dropped when the answer has ended or been given up.
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Where a body comes from.
@@ -87,7 +88,7 @@ impl Wire {
 impl ResponseBody {
     pub fn new(wire: Wire, lease: Lease, deadlines: Deadlines, timer: SlotTimer) -> Self {
         let patience = Patience::new(Some(deadlines.idle), deadlines.total, wire.came(), timer);
-        let source = Some(Source { wire, _lease: lease });
+        let source = Some(Source { wire, lease });
         Self { source, patience, first: None }
     }
 
@@ -152,6 +153,12 @@ impl ResponseBody {
                 })))
             }
             Poll::Ready(Some(Err(error))) => {
+                if let Some(reason) = why_failed(&error)
+                    && error.origin() == Origin::Upstream
+                {
+                    let now = std::time::Instant::now();
+                    source.lease.endpoint().complain(error.kind(), reason, now);
+                }
                 this.source = None;
                 Poll::Ready(Some(Err(error)))
             }

@@ -52,6 +52,7 @@ mod mirroring;
 mod proxy_protocol;
 mod purging;
 mod ranges;
+mod reasons;
 mod reload;
 mod retries;
 mod routing;

@@ -158,10 +158,11 @@ pub enum AccessField {
     UserAgent,
     Referer,
     Error,
+    Reason,
 }
 
 impl AccessField {
-    pub const NAMES: [(&'static str, Self); 25] = [
+    pub const NAMES: [(&'static str, Self); 26] = [
         ("time", Self::Time),
         ("client_ip", Self::ClientIp),
         ("peer_ip", Self::PeerIp),
@@ -187,6 +188,7 @@ impl AccessField {
         ("user_agent", Self::UserAgent),
         ("referer", Self::Referer),
         ("error", Self::Error),
+        ("reason", Self::Reason),
     ];
 }
 

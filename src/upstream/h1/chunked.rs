@@ -69,7 +69,7 @@ impl ChunkReader {
                         State::Size
                     }
                     [] | [b'\r'] => return Ok(Part::More),
-                    _ => return Err(Malformed("a chunk is longer than its size")),
+                    _ => return Err(Malformed::rule("a chunk is longer than its size")),
                 },
                 State::Trailers => match trailers(received)? {
                     None => return Ok(Part::More),
@@ -89,22 +89,22 @@ impl ChunkReader {
 fn size_line(received: &mut BytesMut) -> Result<Option<u64>, Malformed> {
     let Some(newline) = memchr::memchr(b'\n', received) else {
         return match received.len() > SIZE_LINE_BYTES_MAX {
-            true => Err(Malformed("the line before a chunk is too long")),
+            true => Err(Malformed::rule("the line before a chunk is too long")),
             false => Ok(None),
         };
     };
     if newline > SIZE_LINE_BYTES_MAX {
-        return Err(Malformed("the line before a chunk is too long"));
+        return Err(Malformed::rule("the line before a chunk is too long"));
     }
     let line = received[..newline].strip_suffix(b"\r");
-    let line = line.ok_or(Malformed("a chunk's line does not end with CRLF"))?;
+    let line = line.ok_or(Malformed::rule("a chunk's line does not end with CRLF"))?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS_MAX {
-        return Err(Malformed("a chunk has no size"));
+        return Err(Malformed::rule("a chunk has no size"));
     }
     let rest = line[digits..].trim_ascii_start();
     if !(rest.is_empty() || rest[0] == b';') || rest.iter().any(|byte| is_control(*byte)) {
-        return Err(Malformed("a chunk's size is followed by something else"));
+        return Err(Malformed::rule("a chunk's size is followed by something else"));
     }
     let size = line[..digits].iter().fold(0_u64, |size, digit| {
         size << 4 | u64::from(char::from(*digit).to_digit(16).unwrap_or_default())
@@ -129,30 +129,30 @@ fn trailers(received: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     }
     let Some(end) = memchr::memmem::find(received, b"\r\n\r\n") else {
         return match received.len() > TRAILER_BYTES_MAX {
-            true => Err(Malformed("the trailers are too long")),
+            true => Err(Malformed::rule("the trailers are too long")),
             false => Ok(None),
         };
     };
     let bytes = received.split_to(end + 4);
     if bytes.len() > TRAILER_BYTES_MAX {
-        return Err(Malformed("the trailers are too long"));
+        return Err(Malformed::rule("the trailers are too long"));
     }
     let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     let httparse::Status::Complete((length, fields)) = httparse::parse_headers(&bytes, &mut fields)
-        .map_err(|_| Malformed("a trailer is no field"))?
+        .map_err(|_| Malformed::rule("a trailer is no field"))?
     else {
-        return Err(Malformed("a trailer is no field"));
+        return Err(Malformed::rule("a trailer is no field"));
     };
     if length != bytes.len() {
         // An empty line of a bare LF came earlier.
-        return Err(Malformed("a trailer's line does not end with CRLF"));
+        return Err(Malformed::rule("a trailer's line does not end with CRLF"));
     }
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(field.name.as_bytes()), HeaderValue::from_bytes(field.value))
         else {
-            return Err(Malformed("a trailer is no field"));
+            return Err(Malformed::rule("a trailer is no field"));
         };
         if may_be_trailer(&name) {
             trailers.append(name, value);

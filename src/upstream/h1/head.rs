@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Malformed;
 use super::body::Framing;
+use super::diagnosis;
 
 /// The largest response head that is accepted, in bytes.
 const HEAD_BYTES_MAX: usize = 128 << 10;
@@ -51,13 +52,13 @@ impl HeadReader {
     ) -> Result<Option<ResponseHead>, Malformed> {
         let Some(length) = self.end(received) else {
             return match received.len() > HEAD_BYTES_MAX {
-                true => Err(Malformed("the head is too large")),
+                true => Err(Malformed::rule("the head is too large")),
                 false => Ok(None),
             };
         };
         self.scanned = 0;
         if length > HEAD_BYTES_MAX {
-            return Err(Malformed("the head is too large"));
+            return Err(Malformed::rule("the head is too large"));
         }
         parse(&received.split_to(length).freeze(), to_head).map(Some)
     }
@@ -86,28 +87,49 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<ResponseHead, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
+        .allow_obsolete_multiline_headers_in_responses(true)
         .parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)
-        .map_err(|error| match error {
-            httparse::Error::TooManyHeaders => Malformed("too many fields"),
-            _ => Malformed("the head is not HTTP/1.1"),
-        })?;
+        .map_err(|error| diagnosis::of_head(error, bytes))?;
     let (true, Some(code), Some(minor)) = (complete.is_complete(), parsed.code, parsed.version)
     else {
-        return Err(Malformed("the head is not HTTP/1.1"));
+        return Err(Malformed::rule("the head is not HTTP/1.1"));
     };
-    let status = StatusCode::from_u16(code).map_err(|_| Malformed("the status is no status"))?;
+    let status =
+        StatusCode::from_u16(code).map_err(|_| Malformed::rule("the status is no status"))?;
     let mut hop = Hop::default();
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + FIELDS_ADDED);
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| Malformed("a field has no name"))?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_| Malformed("a field has no value"))?;
+            .map_err(|_| Malformed::rule("a field has no name"))?;
+        let value = match HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)) {
+            Ok(value) => value,
+            Err(_) => unfolded(field.value).ok_or_else(|| {
+                diagnosis::of_field("a field's value has a character that is not allowed", &name)
+            })?,
+        };
         if let Some(value) = hop.take(&name, value) {
             headers.append(name, value);
         }
     }
     hop.finish(status, minor == 0, to_head, headers)
+}
+
+/// A value that was folded over lines, with a space in place of each fold, as RFC 9112 §5.2 has a
+/// gateway do it. `None` for one that has line ends elsewhere.
+fn unfolded(value: &[u8]) -> Option<HeaderValue> {
+    let mut lines = value.split(|byte| *byte == b'\n');
+    let mut whole = lines.next()?.trim_ascii_end().to_vec();
+    for line in lines {
+        if !matches!(line, [b' ' | b'\t', ..]) {
+            return None;
+        }
+        let line = line.trim_ascii();
+        if !(whole.is_empty() || line.is_empty()) {
+            whole.push(b' ');
+        }
+        whole.extend_from_slice(line);
+    }
+    HeaderValue::from_bytes(&whole).ok()
 }
 
 /// What the fields of the connection say.
@@ -175,7 +197,10 @@ impl Hop {
             Framing::Length(0)
         } else if !self.codings.is_empty() {
             if is_http_1_0 || !is_chunked(&self.codings) {
-                return Err(Malformed("an encoding that is not chunked"));
+                return Err(diagnosis::of_value(
+                    "a Transfer-Encoding that is not chunked alone",
+                    self.codings.iter().map(HeaderValue::as_bytes),
+                ));
             }
             // RFC 9112 §6.3: the encoding frames the body, whatever the length says.
             headers.remove(CONTENT_LENGTH);
@@ -224,7 +249,10 @@ fn content_length(
         None if is_bodyless => {
             headers.remove(CONTENT_LENGTH);
         }
-        None => return Err(Malformed("the length is no number")),
+        None => {
+            let lines = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+            return Err(diagnosis::of_value("Content-Length is not one number", lines));
+        }
     }
     Ok(agreed)
 }
@@ -300,13 +328,26 @@ mod tests {
             "HTTP/2 200\r\n\r\n",
             "HTTP/1.1 99 Low\r\n\r\n",
             "HTTP/1.1 200 OK\r\nNo colon\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nA: 1\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n A: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chun\r\n ked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: 1\r\r\n folded\r\n\r\n",
             "HTTP/1.1 200 OK\r\nA : 1\r\n\r\n",
             "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         ] {
             let mut received = BytesMut::from(text);
             assert!(HeadReader::default().read(&mut received, false).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_folded_value_goes_on_with_a_space() {
+        let head =
+            read("HTTP/1.1 200 OK\r\nA: one;\r\n\t two\r\n \r\n  three \r\nB:\n 1\nC: 2\r\n\r\n")
+                .expect("well formed");
+        let fields = ["a", "b", "c"].map(|name| head.headers[name].to_str().expect("text"));
+        assert_eq!(fields, ["one; two three", "1", "2"]);
+        assert_eq!(framing("Content-Length:\r\n 5\r\n"), Ok(Framing::Length(5)));
     }
 
     #[test]

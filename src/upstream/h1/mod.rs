@@ -10,25 +10,39 @@
 
 mod body;
 mod chunked;
+mod diagnosis;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;
 mod request;
 
 pub(super) use body::{BodyReader, Part};
+pub(super) use diagnosis::other_protocol;
 pub(super) use head::HeadReader;
 pub use head::ResponseHead;
 pub use request::RequestHead;
 pub(super) use request::TIMEOUT_NAME;
 pub(super) use request::{RequestWriter, WriteError};
 
-/// What is not HTTP/1.1, or breaks its rules; the text names the rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) &'static str);
+/// What is not HTTP/1.1, or breaks its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Malformed {
+    /// Names the rule.
+    rule: &'static str,
+    /// The place that breaks the rule, as far as it may be shown.
+    place: Option<Box<str>>,
+}
+
+impl Malformed {
+    pub(super) const fn rule(rule: &'static str) -> Self {
+        Self { rule, place: None }
+    }
+}
 
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.rule)?;
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, ": \"{place}\""))
     }
 }
 

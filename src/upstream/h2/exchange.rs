@@ -19,7 +19,7 @@ use crate::error::{Error, Kind};
 use crate::timer::LazyTimer;
 use crate::upstream::Deadlines;
 use crate::upstream::connection::{BodyPart, SendError};
-use crate::upstream::h1::{RequestHead, TIMEOUT_NAME};
+use crate::upstream::h1::{Malformed, RequestHead, TIMEOUT_NAME};
 use crate::upstream::upload::{Upload, UploadReader};
 
 /// A request whose head was answered.
@@ -110,7 +110,7 @@ impl Exchange {
         upload.reader.iter().for_each(UploadReader::answered);
         let came = Instant::now();
         place.heard(came);
-        let bytes_left = length(&parts.headers).map_err(failed)?;
+        let bytes_left = length(&parts.headers)?;
         let state = if body.is_end_stream() { State::Ended } else { State::Data };
         let exchange = Self { body, upload, place, came, bytes_left, state };
         let exchange = Box::new(exchange);
@@ -312,7 +312,7 @@ fn poll_head(
     match ready!(Pin::new(response).poll(cx)) {
         // RFC 9113 §8.6.
         Ok(answer) if answer.status().is_informational() => {
-            Poll::Ready(Err(failed(Kind::BadResponse)))
+            Poll::Ready(Err(malformed("an informational answer that ends the stream")))
         }
         Ok(answer) => Poll::Ready(Ok(answer)),
         Err(error) => Poll::Ready(Err(why(error, place))),
@@ -347,13 +347,18 @@ pub(super) fn failed(kind: Kind) -> SendError {
     SendError { kind, is_unwritten: false, source: None }
 }
 
+/// The answer breaks the rule.
+fn malformed(rule: &'static str) -> SendError {
+    SendError { source: Some(Malformed::rule(rule).into()), ..failed(Kind::BadResponse) }
+}
+
 /// The length that a head announces, once and as a plain number.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Kind> {
+fn length(headers: &HeaderMap) -> Result<Option<u64>, SendError> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let number = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
     match (number(first), values.next()) {
         (Some(length), None) => Ok(Some(length)),
-        _ => Err(Kind::BadResponse),
+        _ => Err(malformed("Content-Length is not one number")),
     }
 }
