@@ -39,11 +39,15 @@ pub(super) fn outgoing(
     }
     let has_body = !http_body::Body::is_end_stream(&body);
     let mut headers = fields(exchange, parts, target);
-    let upgrade = (route.spec.websocket && !has_body)
+    let upgrade = route
+        .spec
+        .websocket
         .then(|| Upgrade::of(parts, &mut headers, &exchange.local.rng))
         .flatten()
         // An upgrade may be ignored (RFC 9110 §7.8), and HTTP/2 has few others.
-        .filter(|it| parts.version == Version::HTTP_2 || it.is_websocket() || !is_h2(backend));
+        .filter(|it| parts.version == Version::HTTP_2 || it.is_websocket() || !is_h2(backend))
+        // Behind a body only what HTTP/1.1 on both sides leaves as it is.
+        .filter(|it| !has_body || (parts.version == Version::HTTP_11 && !it.is_websocket()));
     if upgrade.is_none() && upgrade::extended(parts).is_some() {
         return Err(Kind::NoTunnel);
     }

@@ -55,17 +55,24 @@ impl Upgrade {
     }
 
     pub(super) fn is_websocket(&self) -> bool {
-        self.protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
+        is_websocket(&self.protocol)
     }
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
 }
 
 /// The protocol that a request asks for, if it may take the connection over.
 pub(super) fn asked(parts: &Parts) -> Option<HeaderValue> {
     let protocol = match parts.version {
-        Version::HTTP_11 if parts.method == Method::GET => parts
+        Version::HTTP_11 if !matches!(parts.method, Method::HEAD | Method::CONNECT) => parts
             .headers
             .get(UPGRADE)
-            .filter(|_| headers::has_token(&parts.headers, &CONNECTION, "upgrade"))?
+            .filter(|_| headers::has_token(&parts.headers, &CONNECTION, "upgrade"))
+            // RFC 6455 §4.1: a WebSocket is opened by GET. Others are by any method, such as the
+            // POST of docker exec and kubectl attach.
+            .filter(|name| parts.method == Method::GET || !is_websocket(name))?
             .clone(),
         Version::HTTP_2 => HeaderValue::from_str(extended(parts)?.as_str()).ok()?,
         _ => return None,
@@ -187,6 +194,17 @@ mod tests {
         assert!(!asks(Version::HTTP_10, "websocket", "upgrade"));
         assert!(!asks(Version::HTTP_2, "websocket", "upgrade"));
         assert!(asks(Version::HTTP_11, "irc/6.9", "upgrade"));
+        for (method, protocol, is_asked) in [
+            (Method::POST, "tcp", true),
+            (Method::PUT, "SPDY/3.1", true),
+            (Method::POST, "websocket", false),
+            (Method::HEAD, "tcp", false),
+        ] {
+            let fields = [("upgrade", protocol), ("connection", "upgrade")];
+            let mut parts = parts(Version::HTTP_11, &fields);
+            parts.method = method;
+            assert_eq!(asked(&parts).is_some(), is_asked, "{} {protocol}", parts.method);
+        }
         let long = "x".repeat(PROTOCOL_BYTES_MAX + 1);
         for protocol in ["h2c", "HTTP/2.0", "TLS/1.0", "websocket, h2c", "", "foo bar", "a/", &long]
         {

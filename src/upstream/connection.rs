@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::io::poll_read_buf;
 
 use super::Deadlines;
@@ -178,11 +179,27 @@ impl Connection {
             })
         })
         .await?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.writer.is_done() {
+            Box::pin(self.finish_request(deadlines.first_byte)).await?;
+        }
         self.came = Instant::now();
         self.writer.answered();
         self.body = BodyReader::new(head.framing);
         self.is_persistent = head.is_persistent;
         Ok(Sent { head, connection: self })
+    }
+
+    /// Writes the rest of a request that was answered early. A new protocol begins behind the whole
+    /// of it (RFC 9110 §7.8).
+    async fn finish_request(&mut self, within: Duration) -> Result<(), SendError> {
+        let failed = |kind| SendError { kind, is_unwritten: false, source: None };
+        let rest = poll_fn(|cx| match self.writer.poll(&mut self.io, cx) {
+            Poll::Ready(Err(WriteError::Upload(kind))) => Poll::Ready(Err(failed(kind))),
+            Poll::Ready(Err(WriteError::Io(_))) => Poll::Ready(Err(failed(Kind::Reset))),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        });
+        timeout(within, rest).await.unwrap_or_else(|_| Err(failed(Kind::FirstByteTimeout)))
     }
 
     fn poll_head(

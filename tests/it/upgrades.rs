@@ -249,3 +249,77 @@ fn a_tunnel_to_an_endpoint_that_reads_nothing_ends_when_the_client_has_left() {
     proxy.wait_for_metric("headwater_http_requests_in_flight{listener=\"web\"}", 0.0);
     gate.open();
 }
+
+/// Switches to what is asked for once the body is there, and sends back how much came, when the
+/// client has ended its side.
+fn count_to_the_end(call: &mut Call) {
+    call.body();
+    let body = call.request.body.clone();
+    let protocol = call.request.header("upgrade").unwrap_or("none").to_owned();
+    let fields = "Connection: Upgrade";
+    call.send(
+        format!("HTTP/1.1 101 UPGRADED\r\n{fields}\r\nUpgrade: {protocol}\r\n\r\n").as_bytes(),
+    );
+    let mut count = 0;
+    loop {
+        let bytes = call.read(1);
+        if bytes.is_empty() {
+            break;
+        }
+        count += bytes.len();
+    }
+    call.send(format!("{} and {count}", body.len()).as_bytes());
+    call.close();
+}
+
+#[test]
+fn a_post_with_a_body_may_open_a_tunnel_whose_sides_end_apart() {
+    let origin = Origin::scripted(count_to_the_end);
+    let proxy = Setup::of(&[&origin]).start();
+    for (method, protocol, fields, body) in [
+        ("POST", "tcp", "Content-Length: 13\r\n", "{\"Tty\":false}"),
+        ("POST", "SPDY/3.1", "Content-Length: 0\r\n", ""),
+        ("PUT", "tcp", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+        ("GET", "tcp", "", ""),
+    ] {
+        let mut client = proxy.connect();
+        client.send(format!(
+            "{method} /exec HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n\
+             Upgrade: {protocol}\r\n{fields}\r\n{body}"
+        ));
+        let head = client.answer_head();
+        assert!(head.start_line().contains(" 101 "), "{method} {protocol}: {head:?}");
+        client.send("hello");
+        client.finish();
+        let length = if body.starts_with('3') { 3 } else { body.len() };
+        assert_eq!(client.rest(), format!("{length} and 5").as_bytes(), "{method} {protocol}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_switches_early_gets_the_rest_of_the_request_first() {
+    let origin = Origin::scripted(|call: &mut Call| {
+        call.send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+        let mut got = Vec::new();
+        loop {
+            let bytes = call.read(1);
+            if bytes.is_empty() {
+                break;
+            }
+            got.extend(bytes);
+        }
+        call.send(&got);
+        call.close();
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    client.send(format!(
+        "POST /exec HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+         Content-Length: 6\r\n\r\nfir"
+    ));
+    client.send("st;");
+    assert!(client.answer_head().start_line().contains(" 101 "));
+    client.send("hello");
+    client.finish();
+    assert!(client.rest().ends_with(b"hello"));
+}
