@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
+use percent_encoding::percent_decode_str;
 
 use super::key::{self, KeyBuffer, KeyHasher, KeyRef};
 use super::tags::Tag;
@@ -24,6 +25,8 @@ const URL_TAG: u8 = b'u';
 pub struct Asking<'a> {
     /// In normal form.
     pub host: &'a str,
+    /// Where it is not the scheme's own.
+    pub port: Option<u16>,
     /// In normal form.
     pub path: &'a str,
     pub query: Option<&'a str>,
@@ -82,11 +85,13 @@ impl KeySpec {
         hasher: &KeyHasher,
     ) -> Option<KeyRef<'a>> {
         let query = self.query.form(asking.query);
-        if !self.has_parts() {
+        if !self.has_parts() && asking.port.is_none() {
             return Some(key::primary(asking.host, asking.path, query.as_deref(), buffer, hasher));
         }
         key::primary(asking.host, asking.path, query.as_deref(), buffer, hasher);
         buffer.part(FURTHER).optional(self.conditions.as_deref().map(str::as_bytes));
+        let port = asking.port.map(u16::to_be_bytes);
+        buffer.optional(port.as_ref().map(<[u8; 2]>::as_slice));
         if self.scheme {
             buffer.part(asking.scheme.as_bytes());
         }
@@ -123,12 +128,15 @@ impl QuerySpec {
         let text = query?;
         let kept = |pair: &&str| {
             let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
-            let is_named = |names: &[NamePattern]| names.iter().any(|it| it.matches(name));
+            let is_named =
+                |name: &str, names: &[NamePattern]| names.iter().any(|it| it.matches(name));
             match &self.key {
                 QueryKey::All => true,
                 QueryKey::None => false,
-                QueryKey::Only(names) => is_named(names),
-                QueryKey::Ignore(names) => !is_named(names),
+                QueryKey::Only(names) => {
+                    is_named(name, names) || readings(pair).any(|name| is_named(&name, names))
+                }
+                QueryKey::Ignore(names) => !is_named(name, names) || pair.contains(';'),
             }
         };
         if self.key == QueryKey::All && !self.sorted {
@@ -143,6 +151,21 @@ impl QuerySpec {
         let form = pairs.join("&");
         (!form.is_empty()).then_some(Cow::Owned(form))
     }
+}
+
+/// The names that applications read in a pair, beside the one that stands there: decoded, behind a
+/// `;`, and as languages shorten them. A parameter that counts must count in all of its spellings,
+/// or one of them would bring an answer under the key of another.
+fn readings(pair: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let is_plain = !pair.bytes().any(|byte| matches!(byte, b'%' | b';' | b'+' | b'['));
+    let parts = pair.split(';').filter(move |_| !is_plain);
+    parts.map(|part| {
+        let name = part.split_once('=').map_or(part, |(name, _)| name);
+        let decoded = percent_decode_str(name).decode_utf8_lossy();
+        let name = decoded.trim_start_matches(['+', ' ']);
+        let end = name.find(['[', '\0']).unwrap_or(name.len());
+        Cow::Owned(name[..end].to_owned())
+    })
 }
 
 /// The tag of what is stored for a URL with further parts in its key; `None` where there are none.
@@ -191,9 +214,53 @@ mod tests {
     }
 
     fn key(spec: &KeySpec, hasher: &KeyHasher, headers: &HeaderMap, scheme: &'static str) -> Key {
-        let asking =
-            Asking { host: "h", path: "/", query: Some("a=1"), scheme, pool: None, headers };
+        let asking = Asking {
+            host: "h",
+            port: None,
+            path: "/",
+            query: Some("a=1"),
+            scheme,
+            pool: None,
+            headers,
+        };
         spec.primary(&asking, &mut KeyBuffer::default(), hasher).expect("short enough").to_owned()
+    }
+
+    #[test]
+    fn a_parameter_that_counts_does_so_in_every_spelling() {
+        let only = |query: &str| form(|it| it.query = QueryKey::Only(names(&["v", "id*"])), query);
+        for pair in ["%76=2", "a;v=2", "a=1;v=2", "v[]=2", "+v=2", "%20v=2", "v%00x=2", "i%64x=2"] {
+            let query = format!("v=1&{pair}&utm=3");
+            assert_eq!(only(&query).as_deref(), Some(&*format!("v=1&{pair}")), "{pair}");
+        }
+        assert_eq!(only("a%76=1&b=v;c&x[v]=2"), None);
+        let ignore = |query| form(|it| it.query = QueryKey::Ignore(names(&["utm*"])), query);
+        assert_eq!(ignore("utm=1&a=1").as_deref(), Some("a=1"));
+        assert_eq!(ignore("utm=1;a=2&%75tm=1").as_deref(), Some("utm=1;a=2&%75tm=1"));
+    }
+
+    #[test]
+    fn a_port_that_is_not_the_schemes_own_is_part_of_the_key() {
+        let (hasher, headers) = (KeyHasher::default(), HeaderMap::new());
+        let key = |port| {
+            let asking = Asking {
+                host: "h",
+                port,
+                path: "/",
+                query: None,
+                scheme: "http",
+                pool: None,
+                headers: &headers,
+            };
+            KeySpec::new(&KeyRules { scheme: false, ..KeyRules::default() }, None)
+                .primary(&asking, &mut KeyBuffer::default(), &hasher)
+                .expect("short enough")
+                .to_owned()
+        };
+        let (plain, one, other) = (key(None), key(Some(1337)), key(Some(8080)));
+        assert!(plain != one && one != other);
+        assert!(url_tag(plain.as_ref(), &hasher).is_none());
+        assert!(url_tag(one.as_ref(), &hasher).is_some(), "a purge of the URL finds it");
     }
 
     #[test]
@@ -277,6 +344,7 @@ mod tests {
             host: "h",
             path: "/",
             query: None,
+            port: None,
             scheme: "http",
             pool: None,
             headers: &headers,

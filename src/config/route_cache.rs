@@ -52,6 +52,7 @@ fn rules(table: Table<'_>) -> RouteCache {
         key: key(table.table("key")),
         bypass: bypass(table.table("bypass")),
         set_cookie: table.read("set_cookie", |value| value.one_of(&cookies)).unwrap_or_default(),
+        forward: table.read("forward", headers).unwrap_or_default(),
         tags: table.read("tags", tags).unwrap_or_default(),
         min_uses: MinUses(table.integer("min_uses", 1, &MIN_USES)),
     };
@@ -108,7 +109,7 @@ fn key(table: Table<'_>) -> KeyRules {
                 })
             })
             .unwrap_or_default(),
-        scheme: table.boolean("scheme", false),
+        scheme: table.boolean("scheme", true),
         split: table.boolean("split", false),
     };
     table.finish();

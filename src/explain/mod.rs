@@ -22,8 +22,9 @@ use crate::config::diagnostics::{Diagnostic, Report};
 use crate::config::model;
 use crate::lint::{self, Answer};
 use crate::route::explain::{self, Match};
+use crate::route::host::{self, Authority};
 use crate::route::template::Values;
-use crate::route::{Query, conditions, host, path, rewrite, template};
+use crate::route::{Query, conditions, path, rewrite, template};
 use crate::snapshot::{Action, Route, Snapshot};
 use answer::Judged;
 
@@ -110,15 +111,17 @@ pub struct Unexplained(pub String);
 /// Explains one request.
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, Unexplained> {
     let url = &question.url;
-    let scheme = url.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"));
-    let (Some(scheme), Some(authority)) = (scheme, url.authority()) else {
+    let known = url.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"));
+    let (Some(_), Some(authority)) = (known, url.authority()) else {
         return Err(Unexplained("the URL is not an absolute http or https URL".to_owned()));
     };
     let refused = |error: &dyn std::fmt::Display| Unexplained(format!("a 400: {error}"));
-    let host = host::normalize(authority.as_str()).map_err(|error| refused(&error))?.name;
+    let scheme = self::scheme(url);
+    let Authority { host, port, text: authority } =
+        host::authority(authority.as_str(), || scheme).map_err(|error| refused(&error))?;
     let path = path::normalize(url.path()).map_err(|error| refused(&error))?;
     let listener = listener(snapshot, question, scheme == "https")?;
-    let target = Target { scheme, authority: authority.as_str(), host: &host, path: &path, url };
+    let target = Target { scheme, authority: &authority, host: &host, port, path: &path, url };
     let query = target.routed(question, listener.as_deref());
     let found = explain::matches(&snapshot.config.routes, &query);
     let mut explanation = Explanation {
@@ -197,10 +200,12 @@ fn stored(
 /// What the cache holds now for a request, whether fresh or stale.
 pub fn held(snapshot: &Snapshot, question: &Question) -> Option<EntrySummary> {
     let url = &question.url;
-    let host = host::normalize(url.authority()?.as_str()).ok()?.name;
+    let Authority { host, port, .. } =
+        host::authority(url.authority()?.as_str(), || scheme(url)).ok()?;
     let path = path::normalize(url.path()).ok()?;
     let listener = listener(snapshot, question, url.scheme_str() == Some("https")).ok()?;
-    let target = Target { scheme: scheme(url), authority: "", host: &host, path: &path, url };
+    let scheme = scheme(url);
+    let target = Target { scheme, authority: "", host: &host, port, path: &path, url };
     let index = snapshot.route(&target.routed(question, listener.as_deref()))?;
     let mut buffer = KeyBuffer::default();
     let hasher = snapshot.cache.hasher();
@@ -217,6 +222,7 @@ fn scheme(url: &Uri) -> &'static str {
 struct Target<'a> {
     scheme: &'a str,
     authority: &'a str,
+    port: Option<u16>,
     host: &'a str,
     path: &'a str,
     url: &'a Uri,
@@ -237,6 +243,7 @@ impl Target<'_> {
     fn asking<'a>(&'a self, question: &'a Question, route: &'a Route) -> Asking<'a> {
         Asking {
             host: self.host,
+            port: self.port,
             path: self.path,
             query: self.url.query(),
             scheme: scheme(self.url),

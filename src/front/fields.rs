@@ -4,21 +4,79 @@ use http::HeaderName;
 
 use crate::config::model::Front;
 
-/// Whether a field is one in which proxies tell who the client is, behind whatever front. From
-/// peers that are not trusted it is taken off.
+/// Whether a field is one in which proxies tell who the client is and by which scheme it came,
+/// behind whatever front. Frameworks believe them. From peers that are not trusted it is taken off.
 pub fn is_about_client(name: &str) -> bool {
+    let Some((first, rest)) = name.split_once('-') else { return name == "forwarded" };
+    match first {
+        "x" => matches!(
+            rest,
+            "forwarded"
+                | "forwarded-for"
+                | "forwarded-proto"
+                | "forwarded-host"
+                | "forwarded-port"
+                | "forwarded-by"
+                | "forwarded-client-ip"
+                | "forwarded-https"
+                | "forwarded-protocol"
+                | "forwarded-scheme"
+                | "forwarded-ssl"
+                | "original-forwarded-for"
+                | "original-proto"
+                | "scheme"
+                | "url-scheme"
+                | "https"
+                | "real-ip"
+                | "client-ip"
+                | "cluster-client-ip"
+                | "originating-ip"
+                | "remote-ip"
+                | "remote-addr"
+                | "proxyuser-ip"
+                | "azure-clientip"
+                | "azure-socketip"
+                | "envoy-external-address"
+                | "amz-cf-id"
+        ),
+        "cf" | "cloudfront" => true,
+        "front" => rest == "end-https",
+        "forwarded" => matches!(rest, "for" | "proto"),
+        "true" | "client" => matches!(rest, "client-ip" | "ip"),
+        "fastly" => matches!(rest, "client-ip" | "ssl"),
+        "wl" => matches!(rest, "proxy-client-ip" | "proxy-ssl"),
+        "proxy" => rest == "client-ip",
+        _ => false,
+    }
+}
+
+/// Whether a field is one by which applications let a request override its own URL, method or host.
+/// None of it is in a cache key, so that such a request brings an answer that is not its URL's.
+pub fn is_override(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("x-") else { return false };
     matches!(
-        name,
-        "x-forwarded-for"
-            | "x-forwarded-proto"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "forwarded"
-            | "true-client-ip"
-            | "x-real-ip"
-            | "x-amz-cf-id"
-    ) || name.starts_with("cf-")
-        || name.starts_with("cloudfront-")
+        rest,
+        "original-url"
+            | "original-uri"
+            | "original-host"
+            | "rewrite-url"
+            | "rewrite-uri"
+            | "http-method-override"
+            | "http-method"
+            | "method-override"
+            | "http-path-override"
+            | "http-host-override"
+            | "host"
+            | "host-override"
+            | "forwarded-server"
+            | "forwarded-prefix"
+            | "forwarded-path"
+            | "forwarded-uri"
+            | "forwarded-url"
+            | "forwarded-context"
+            | "script-name"
+            | "proxy-url"
+    )
 }
 
 /// Whether a front writes this field itself, so that a visitor of it cannot. Without a front whoever

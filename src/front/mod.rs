@@ -9,4 +9,4 @@ mod documents;
 mod fields;
 pub mod ranges;
 
-pub use fields::{is_about_client, is_written_by, trace_field};
+pub use fields::{is_about_client, is_override, is_written_by, trace_field};

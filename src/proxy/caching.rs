@@ -118,6 +118,7 @@ pub(super) fn look_up(
     let mut key = local.key.borrow_mut();
     let asking = Asking {
         host: &target.host,
+        port: target.port,
         path: &target.path,
         query: target.query,
         scheme: headers::scheme(&exchange.connection, &parts.headers),

@@ -14,7 +14,7 @@ use super::client::ClientConnection;
 use super::headers::{self, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::hex;
 use crate::balance::Rng;
-use crate::config::model::ClientIpHeader;
+use crate::config::model::{ClientIpHeader, RouteCache};
 use crate::front;
 use crate::snapshot::{CDN_LOOP, Listener};
 
@@ -28,8 +28,10 @@ const ADDED_MAX: usize = 11;
 #[derive(Debug)]
 pub(super) struct Hop<'a> {
     pub connection: &'a ClientConnection,
-    /// As the client sent it, port included.
+    /// In normal form, with the port where it is not the scheme's own.
     pub authority: &'a str,
+    /// What the route asks of the cache, if anything.
+    pub cache: Option<&'a RouteCache>,
     pub request_id: &'a HeaderValue,
     /// For `Via`.
     pub via: &'a HeaderValue,
@@ -61,6 +63,8 @@ enum Field {
     Dropped,
     /// Where proxies tell who the client is: believed from trusted peers only.
     AboutClient,
+    /// It overrides the URL, method or host: kept back where answers are stored under those.
+    Override,
     Te,
     Cookie,
     Trace,
@@ -71,12 +75,15 @@ impl Field {
         match name.as_str() {
             "host" | "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding"
             | "upgrade" | "http2-settings" | "expect" | "x-request-id" => Self::Dropped,
+            // For proxies (RFC 9110 §11.7.1), and a variable of the environment to CGI.
+            "proxy" | "proxy-authorization" => Self::Dropped,
             // RFC 9440 §4: only we may say them.
             "client-cert" | "client-cert-chain" => Self::Dropped,
             "te" => Self::Te,
             "cookie" => Self::Cookie,
             "traceparent" => Self::Trace,
             other if front::is_about_client(other) => Self::AboutClient,
+            other if front::is_override(other) => Self::Override,
             other if other.contains('_') => Self::of_underscored(other),
             _ => Self::Kept,
         }
@@ -117,13 +124,14 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
         match Field::of(name) {
             Field::Kept if !is_named(listener, name) => {}
             Field::Kept | Field::AboutClient if is_believed(hop.connection, name) => {}
+            Field::Override if may_override(hop.cache, name) => {}
             Field::Cookie => cookies += 1,
             Field::Trace => has_trace = true,
             Field::Te => {
                 wants_trailers |= headers::has_token(from, &TE, "trailers");
                 continue;
             }
-            Field::Dropped | Field::Kept | Field::AboutClient => continue,
+            Field::Dropped | Field::Kept | Field::AboutClient | Field::Override => continue,
         }
         if options.is_empty() || !options.contains(name) {
             to.append(name, value.clone());
@@ -146,6 +154,12 @@ pub(super) fn forwarded(from: &HeaderMap, hop: &Hop<'_>) -> HeaderMap {
         to.append(TRACEPARENT, traceparent(hop.rng));
     }
     to
+}
+
+/// Whether a field that overrides what the request says may pass: where nothing is stored, or the
+/// key knows of it, or the operator lets it.
+fn may_override(cache: Option<&RouteCache>, name: &HeaderName) -> bool {
+    cache.is_none_or(|cache| cache.forward.contains(name) || cache.key.headers.contains(name))
 }
 
 /// Whether a field that is not known to tell of clients does so on this listener.
@@ -282,6 +296,8 @@ mod tests {
             ("transfer_encoding", Field::Dropped),
             ("x_real-ip", Field::Dropped),
             ("client_cert", Field::Dropped),
+            ("x_original_url", Field::Dropped),
+            ("x_forwarded_ssl", Field::Dropped),
             ("my_field", Field::Kept),
         ] {
             assert_eq!(Field::of(&HeaderName::from_static(name)), field, "{name}");

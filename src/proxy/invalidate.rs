@@ -42,12 +42,12 @@ fn same_origin(
 ) -> Option<(String, Option<String>)> {
     let reference: Uri = resolved(target, headers.get(name)?.to_str().ok()?)?.parse().ok()?;
     if let Some(authority) = reference.authority()
-        && !authority.as_str().eq_ignore_ascii_case(target.authority)
+        && !authority.as_str().eq_ignore_ascii_case(&target.authority)
     {
         let named = host::normalize(authority.as_str()).ok()?;
         // A scheme's own port may be left out.
         let is_default = matches!(authority.port_u16(), Some(80 | 443));
-        if named.name != target.host || !is_default || target.authority.contains(':') {
+        if named.name != target.host || !is_default || target.port.is_some() {
             return None;
         }
     }
@@ -86,8 +86,9 @@ mod tests {
 
     fn found(reference: &'static str) -> Option<String> {
         let target = Target {
-            authority: "a.test:8080",
+            authority: Cow::Borrowed("a.test:8080"),
             host: Cow::Borrowed("a.test"),
+            port: Some(8080),
             path: Cow::Borrowed("/x/y"),
             query: Some("q=1"),
         };

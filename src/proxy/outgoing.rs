@@ -157,7 +157,8 @@ pub(super) fn fields(exchange: &Exchange, parts: &Parts, target: &Target<'_>) ->
     let route = exchange.route();
     let hop = Hop {
         connection: &exchange.connection,
-        authority: target.authority,
+        authority: &target.authority,
+        cache: route.and_then(|route| route.spec.cache.as_deref()),
         request_id: &exchange.request_id,
         certificate: exchange.certificate(),
         cdn_loop: exchange.snapshot.cdn_loop.member(),

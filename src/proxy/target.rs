@@ -6,16 +6,20 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::{Method, Version};
 
 use super::client::{ClientConnection, Protocol};
+use super::headers;
 use crate::error::Kind;
-use crate::route::{host, path};
+use crate::route::host::{self, Authority};
+use crate::route::path;
 
 /// The target of a request in its normal form.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
-    /// As the client sent it, with its port; empty where HTTP/1.0 sent none.
-    pub authority: &'a str,
+    /// In normal form, as it is forwarded; empty where HTTP/1.0 sent none.
+    pub authority: Cow<'a, str>,
     /// Lower case, without port and trailing dot.
     pub host: Cow<'a, str>,
+    /// Of the authority, where it is not the scheme's own.
+    pub port: Option<u16>,
     pub path: Cow<'a, str>,
     pub query: Option<&'a str>,
 }
@@ -25,6 +29,7 @@ pub(super) struct Target<'a> {
 pub(super) struct Owned {
     authority: String,
     host: String,
+    port: Option<u16>,
     path: String,
     query: Option<String>,
 }
@@ -32,8 +37,9 @@ pub(super) struct Owned {
 impl Owned {
     pub(super) fn as_target(&self) -> Target<'_> {
         Target {
-            authority: &self.authority,
+            authority: Cow::Borrowed(&self.authority),
             host: Cow::Borrowed(&self.host),
+            port: self.port,
             path: Cow::Borrowed(&self.path),
             query: self.query.as_deref(),
         }
@@ -43,8 +49,9 @@ impl Owned {
 impl<'a> Target<'a> {
     pub(super) fn into_owned(self) -> Owned {
         Owned {
-            authority: self.authority.to_owned(),
+            authority: self.authority.into_owned(),
             host: self.host.into_owned(),
+            port: self.port,
             path: self.path.into_owned(),
             query: self.query.map(str::to_owned),
         }
@@ -75,11 +82,12 @@ impl<'a> Target<'a> {
         if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
             return Err(Kind::BadRequest("the scheme of the target is neither http nor https"));
         }
-        let authority = authority(request)?;
-        let host = if authority.is_empty() {
-            Cow::Borrowed("")
+        let raw = authority(request)?;
+        let Authority { host, port, text: authority } = if raw.is_empty() {
+            Authority { host: Cow::Borrowed(""), port: None, text: Cow::Borrowed("") }
         } else {
-            host::normalize(authority).map_err(|error| Kind::BadRequest(error.as_str()))?.name
+            host::authority(raw, || headers::scheme(connection, &request.headers))
+                .map_err(|error| Kind::BadRequest(error.as_str()))?
         };
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Kind::MethodNotAllowed);
@@ -90,11 +98,12 @@ impl<'a> Target<'a> {
         } else {
             path::normalize(path).map_err(|error| Kind::BadRequest(error.as_str()))?
         };
-        Ok(Self { authority, host, path, query: request.uri.query() })
+        Ok(Self { authority, host, port, path, query: request.uri.query() })
     }
 }
 
-/// The one authority of a request (RFC 9112 §3.2, RFC 9113 §8.3.1).
+/// The one authority of a request (RFC 9113 §8.3.1). What an absolute target of HTTP/1.1 names
+/// stands above Host (RFC 9112 §3.2.2).
 fn authority(request: &http::request::Parts) -> Result<&str, Kind> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -106,7 +115,9 @@ fn authority(request: &http::request::Parts) -> Result<&str, Kind> {
         .transpose()?;
     let target = request.uri.authority().map(http::uri::Authority::as_str);
     match (target, host) {
-        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
+        (Some(target), Some(host))
+            if request.version == Version::HTTP_2 && !target.eq_ignore_ascii_case(host) =>
+        {
             Err(Kind::BadRequest("Host differs from the authority of the target"))
         }
         (Some(target), _) if target.contains('@') => {

@@ -56,6 +56,35 @@ impl fmt::Display for HostError {
 
 impl Error for HostError {}
 
+/// An authority in its normal form: the same for routing, the cache key and what is forwarded, so
+/// that no spelling of it reaches an endpoint that the key does not tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority<'a> {
+    pub host: Cow<'a, str>,
+    /// `None` where it is the scheme's own.
+    pub port: Option<u16>,
+    /// The host, and the port if there is one.
+    pub text: Cow<'a, str>,
+}
+
+/// The normal form of the authority of an http or https request.
+///
+/// # Errors
+/// As [`normalize`].
+pub fn authority<'a>(
+    raw: &'a str,
+    scheme: impl FnOnce() -> &'static str,
+) -> Result<Authority<'a>, HostError> {
+    let Host { name: host, port } = normalize(raw)?;
+    let port = port.filter(|port| *port != if scheme() == "https" { 443 } else { 80 });
+    let text = match (&host, port) {
+        (_, Some(port)) => Cow::Owned(format!("{host}:{port}")),
+        (Cow::Borrowed(name), None) => Cow::Borrowed(*name),
+        (Cow::Owned(name), None) => Cow::Owned(name.clone()),
+    };
+    Ok(Authority { host, port, text })
+}
+
 /// Takes `raw` apart. Borrows the name unless it has capitals or is an IPv6 address.
 pub fn normalize(raw: &str) -> Result<Host<'_>, HostError> {
     if let Some(literal) = raw.strip_prefix('[') {
@@ -130,6 +159,26 @@ mod tests {
     #[track_caller]
     fn assert_refused(raw: &str, error: HostError) {
         assert_eq!(normalize(raw), Err(error), "of {raw:?}");
+    }
+
+    #[test]
+    fn an_authority_has_one_form_for_all_its_spellings() {
+        for (raw, scheme, text, port) in [
+            ("open.test", "http", "open.test", None),
+            ("OPEN.test.", "http", "open.test", None),
+            ("open.test:", "http", "open.test", None),
+            ("open.test:80", "http", "open.test", None),
+            ("open.test:00080", "http", "open.test", None),
+            ("open.test:443", "http", "open.test:443", Some(443)),
+            ("open.test:443", "https", "open.test", None),
+            ("Open.Test.:01337", "https", "open.test:1337", Some(1337)),
+            ("[2001:DB8:0::1]:8080", "http", "[2001:db8::1]:8080", Some(8080)),
+        ] {
+            let normal = authority(raw, || scheme).unwrap();
+            assert_eq!((&*normal.text, normal.port), (text, port), "{raw}");
+        }
+        let borrowed = authority("open.test", || "http").unwrap();
+        assert!(matches!(borrowed.text, Cow::Borrowed(_)));
     }
 
     #[test]

@@ -196,13 +196,13 @@ fn a_route_edits_fields_both_ways_with_templates() {
 }
 
 #[test]
-fn the_host_is_the_clients_unless_it_is_rewritten() {
+fn the_host_is_the_clients_in_normal_form_unless_it_is_rewritten() {
     let origin = mute();
     let proxy = Setup::of(&[&origin]).start();
     let mut client = proxy.connect();
     client.send("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n");
     client.answer();
-    assert_eq!(all(&origin.request(0), "host"), ["Shop.Test:8080"]);
+    assert_eq!(all(&origin.request(0), "host"), ["shop.test:8080"]);
 }
 
 #[test]

@@ -49,6 +49,7 @@ mod limits;
 mod lints;
 mod loops;
 mod mirroring;
+mod poisoning;
 mod proxy_protocol;
 mod purging;
 mod ranges;

@@ -24,6 +24,7 @@ pub(super) fn route_cache(cache: &RouteCache) -> Value {
             ClientDirectives::Obey => "obey",
         },
         "key": key(&cache.key),
+        "forward": headers(&cache.forward),
         "bypass": {
             "cookies": patterns(&cache.bypass.cookies),
             "headers": headers(&cache.bypass.headers),

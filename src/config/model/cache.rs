@@ -20,6 +20,8 @@ pub struct RouteCache {
     pub stale_if_error: Option<Duration>,
     pub client_directives: ClientDirectives,
     pub key: KeyRules,
+    /// Fields that are forwarded though they override what the key is made of.
+    pub forward: Vec<HeaderName>,
     pub bypass: Bypass,
     pub set_cookie: SetCookie,
     /// Further tags of all responses, in lower case.
@@ -59,7 +61,7 @@ pub enum SetCookie {
 }
 
 /// What the key of a response consists of, beside host and path.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRules {
     pub query: QueryKey,
     /// Parameters are sorted by their names.
@@ -69,6 +71,19 @@ pub struct KeyRules {
     pub scheme: bool,
     /// The pool that a split chose.
     pub split: bool,
+}
+
+impl Default for KeyRules {
+    fn default() -> Self {
+        Self {
+            query: QueryKey::All,
+            sort_query: false,
+            headers: Vec::new(),
+            cookies: Vec::new(),
+            scheme: true,
+            split: false,
+        }
+    }
 }
 
 impl KeyRules {
