@@ -12,6 +12,8 @@ RUN apk add --no-cache build-base ca-certificates cmake linux-headers
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+# Named in the manifest, so cargo wants to see them.
+COPY benches benches
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin headwater \

@@ -10,6 +10,7 @@ pub mod server;
 // Taking a configuration, at the start and while running.
 pub mod bindings;
 pub mod compile;
+pub mod fixed;
 pub mod reload;
 pub mod watch;
 
@@ -63,4 +64,5 @@ pub mod outbox;
 pub mod range;
 pub mod shutdown;
 pub mod signals;
+pub mod supervisor;
 pub mod timer;

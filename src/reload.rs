@@ -15,13 +15,15 @@ use crate::admin::{ReloadAnswer, ReloadLog};
 use crate::bindings::{Bindings, Change};
 use crate::compile::{self, Compiled};
 use crate::config::diagnostics::{Diagnostic, Report, Sources};
-use crate::config::model::{self, BindAddress, Name};
+use crate::config::model::{BindAddress, Name};
 use crate::config::{Loaded, Refused};
 use crate::discovery;
+use crate::fixed::Fixed;
 use crate::lines::{Lines, Sink};
 use crate::logging::ProgramLog;
 use crate::proxy::access_log;
 use crate::snapshot::{Resources, Snapshot};
+use crate::supervisor::Supervisor;
 use crate::watch::Watcher;
 use crate::worker::Workers;
 
@@ -57,6 +59,10 @@ pub struct Reloader {
     pub digest: u64,
     /// What is doubtful about the running configuration.
     pub warnings: Vec<Report>,
+    /// What only a restart changes.
+    pub fixed: Fixed,
+    /// Who started the process, and is told of reloads.
+    pub supervisor: Supervisor,
     /// Of files that were refused: without a change they are not looked at again.
     pub refused: Option<u64>,
 }
@@ -79,6 +85,7 @@ impl Reloader {
     ) {
         self.bindings.apply(first, &self.workers).await;
         self.addresses.store(Arc::new(self.bindings.addresses()));
+        self.tell_ready();
         let mut watcher = Watcher::default();
         watcher.follow(&files);
         // What changed between reading the files and watching them has made no event.
@@ -105,12 +112,29 @@ impl Reloader {
             if !is_asked && Some(loaded.digest) == self.refused {
                 continue;
             }
+            let is_new = loaded.digest != self.digest || loaded.has_errors();
+            if is_asked || is_new {
+                self.supervisor.reloading();
+            }
             let answer = self.reload(loaded, is_asked).await;
+            if is_asked || is_new {
+                self.tell_ready();
+            }
             if let Some(Trigger::Admin(asker)) = trigger {
                 // Fails if the asker has left.
                 let _ = asker.send(answer);
             }
         }
+    }
+
+    fn tell_ready(&self) {
+        self.supervisor.ready(|| {
+            let generation = self.published.load().generation;
+            match self.refused {
+                None => format!("serving configuration {generation}"),
+                Some(_) => format!("serving configuration {generation}; a later one was refused"),
+            }
+        });
     }
 
     async fn reload(&mut self, loaded: Loaded, is_asked: bool) -> ReloadAnswer {
@@ -138,7 +162,8 @@ impl Reloader {
         }
     }
 
-    async fn prepare(&self, loaded: Loaded) -> Result<Ready, Box<Refused>> {
+    async fn prepare(&self, mut loaded: Loaded) -> Result<Ready, Box<Refused>> {
+        self.fixed.hold(&mut loaded);
         let previous = self.published.load_full();
         let resources = self.resources.clone();
         let descriptors_max = self.descriptors_max;
@@ -179,9 +204,8 @@ impl Reloader {
     }
 
     async fn swap(&mut self, ready: Ready) -> ReloadAnswer {
-        let Ready { compiled: Compiled { snapshot, mut warnings }, change, sink } = ready;
+        let Ready { compiled: Compiled { snapshot, warnings }, change, sink } = ready;
         let before = self.published.load_full();
-        warnings.extend(needs_restart(&before.config, &snapshot.config));
         let generation = snapshot.generation;
         self.resources.cache.reconfigure(&snapshot.config.cache);
         self.program_log.change(&before.config.log, &snapshot.config.log);
@@ -232,25 +256,4 @@ pub fn log_all(reports: &[Report]) {
             }
         }
     }
-}
-
-/// Settings that are read at start only and have changed.
-fn needs_restart(before: &model::Config, now: &model::Config) -> Vec<Diagnostic> {
-    let mut changed = Vec::new();
-    if before.process.workers != now.process.workers {
-        changed.push("process.workers");
-    }
-    let bind = |config: &model::Config| config.admin.as_ref().map(|admin| admin.bind.clone());
-    if bind(before) != bind(now) {
-        changed.push("admin.bind");
-    }
-    changed
-        .into_iter()
-        .map(|key| Diagnostic {
-            severity: crate::config::diagnostics::Severity::Warning,
-            ..Diagnostic::placeless(format!(
-                "{key} is read at start: the change waits for a restart"
-            ))
-        })
-        .collect()
 }

@@ -19,6 +19,7 @@ use crate::proxy::AccessLog;
 use crate::proxy::local::Local;
 use crate::shutdown::{Phase, Stop, Tasks};
 use crate::snapshot::Snapshot;
+use crate::supervisor::Beat;
 use crate::upstream::{Claim, Reclaim};
 
 /// Sockets that may wait to be taken over by a worker.
@@ -44,6 +45,8 @@ pub struct Seed {
     pub published: Arc<ArcSwap<Snapshot>>,
     pub log: AccessLog,
     pub stop: Stop,
+    /// Says that the worker has its turns.
+    pub beat: Beat,
 }
 
 /// Starts a worker for each seed.
@@ -120,7 +123,8 @@ fn run(
     let tasks = Tasks::default();
     let local =
         Rc::new(Local::new(seed.published, reclaim, seed.log, tasks.clone(), seed.stop.clone()));
-    let cut = runtime.block_on(work(local.clone(), tasks, sockets, reclaims, seed.stop));
+    let work = work(local.clone(), tasks, sockets, reclaims, seed.stop, seed.beat);
+    let cut = runtime.block_on(work);
     // Everything that still runs is dropped with the runtime, its log lines included.
     drop(runtime);
     local.log.flush();
@@ -134,13 +138,14 @@ async fn work(
     mut sockets: mpsc::Receiver<Accepting>,
     reclaims: mpsc::Receiver<Claim>,
     mut stop: Stop,
+    beat: Beat,
 ) -> usize {
     let registry = Rc::new(Registry::default());
     let accepting = Tasks::default();
     let housekeeping = Tasks::default();
     housekeeping.spawn("outbox", outbox::run());
     housekeeping.spawn("log", hand_on_log_lines(local.clone()));
-    housekeeping.spawn("sweep", sweep(local.clone()));
+    housekeeping.spawn("sweep", sweep(local.clone(), beat));
     housekeeping.spawn("reclaim", close_on_request(local.clone(), reclaims));
     let mut stops = Vec::new();
     let begin = |socket: Accepting, stops: &mut Vec<CancellationToken>| {
@@ -186,11 +191,12 @@ async fn hand_on_log_lines(local: Rc<Local>) {
     }
 }
 
-async fn sweep(local: Rc<Local>) {
+async fn sweep(local: Rc<Local>, beat: Beat) {
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        beat.beat();
         // Taking the snapshot also lets go of the one before, on a worker without requests.
         let snapshot = local.snapshot();
         if !local.connections.is_empty() {

@@ -148,7 +148,13 @@ impl fmt::Display for BindError {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => write!(f, "{address} is in use by another process"),
             io::ErrorKind::PermissionDenied => {
-                write!(f, "{address} may not be bound by this user")
+                write!(f, "{address} may not be bound by this user")?;
+                match address {
+                    BindAddress::Tcp(tcp) if tcp.port() < 1024 => {
+                        f.write_str(": ports below 1024 need the capability CAP_NET_BIND_SERVICE")
+                    }
+                    _ => Ok(()),
+                }
             }
             io::ErrorKind::AddrNotAvailable => {
                 write!(f, "{address} is no address of this machine")

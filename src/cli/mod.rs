@@ -1,8 +1,10 @@
 //! The command line: raw arguments → one command → how the process ends.
 
+mod api;
 mod demo;
 mod explain;
 mod ready;
+mod reload;
 
 use std::path::PathBuf;
 
@@ -33,6 +35,14 @@ enum Command {
     },
     /// Start three small pods, a certificate and a site, and the proxy in front of them.
     Demo,
+    /// Have a running proxy take its configuration; fails, and says why, if that is refused.
+    Reload {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Where its admin API listens, HOST:PORT or unix:PATH, if not where the configuration says.
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<String>,
+    },
     /// Ask a running proxy whether it is ready; the exit code tells.
     Ready {
         /// Where its admin API listens: HOST:PORT or unix:PATH.
@@ -69,6 +79,7 @@ pub fn main() -> Exit {
         Command::Check(file) => server::check(&file.config),
         Command::Explain { file, asked } => explain::run(&file.config, asked),
         Command::Demo => demo::run(),
+        Command::Reload { file, admin } => reload::ask(&file.config, admin),
         Command::Ready { admin } => ready::ask(&admin),
     }
 }

@@ -1,24 +1,20 @@
 //! `headwater ready`: the health check of a container without a shell.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
 use std::time::Duration;
 
+use super::api;
 use crate::server::Exit;
 
 /// For connecting, and for every step of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The status line, the fields and the reason, in bytes.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// Asks `/readyz`; prints what it says if that is not "ok".
 pub(super) fn ask(address: &str) -> Exit {
-    match answer(address) {
-        Ok(text) if text.starts_with("HTTP/1.1 200 ") => Exit::Clean,
-        Ok(text) => {
-            let body = text.split_once("\r\n\r\n").map_or(&*text, |(_, body)| body);
-            let _ = writeln!(io::stderr(), "not ready: {}", body.trim());
+    match api::ask(address, "GET /readyz HTTP/1.1\r\n", PATIENCE) {
+        Ok(answer) if answer.status == 200 => Exit::Clean,
+        Ok(answer) => {
+            let _ = writeln!(io::stderr(), "not ready: {}", answer.body.trim());
             Exit::StartFailed
         }
         Err(error) => {
@@ -28,36 +24,9 @@ pub(super) fn ask(address: &str) -> Exit {
     }
 }
 
-fn answer(address: &str) -> io::Result<String> {
-    if let Some(path) = address.strip_prefix("unix:") {
-        let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        return exchange(stream);
-    }
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                return exchange(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn exchange(mut stream: impl Read + Write) -> io::Result<String> {
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut text = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
 
     use super::*;

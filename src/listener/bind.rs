@@ -81,12 +81,15 @@ impl BindError {
     /// The way out of it.
     pub fn help(&self) -> &'static str {
         match (self.source.kind(), &self.address) {
-            (io::ErrorKind::PermissionDenied, BindAddress::Tcp(_)) => {
+            (io::ErrorKind::PermissionDenied, BindAddress::Tcp(tcp))
+                if tcp.port() < UNPRIVILEGED_PORTS =>
+            {
                 "give it that capability (AmbientCapabilities= in a unit of systemd, \
                  `setcap cap_net_bind_service=+ep` on the binary, `--cap-add NET_BIND_SERVICE` of \
                  a container), have the socket bound by systemd, or bind a higher port"
             }
-            _ => "stop what uses it, or bind another address",
+            (io::ErrorKind::AddrInUse, _) => "stop what uses it, or bind another address",
+            _ => "bind another address",
         }
     }
 }
@@ -243,6 +246,18 @@ mod tests {
         drop(first);
         assert!(bind(&address, 1).is_ok());
         let _ = std::fs::remove_file(path);
+    }
+
+    #[test]
+    fn a_port_that_needs_a_capability_names_it() {
+        let refused = |port| BindError {
+            address: BindAddress::Tcp(([0, 0, 0, 0], port).into()),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let low = refused(80);
+        assert!(low.to_string().contains("CAP_NET_BIND_SERVICE"), "{low}");
+        assert!(low.help().contains("setcap cap_net_bind_service=+ep"), "{}", low.help());
+        assert_eq!(refused(8080).to_string(), "0.0.0.0:8080 may not be bound by this user");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::reload::Trigger;
 use crate::shutdown::{Phase, Shutdown};
 use crate::signals::{Signals, StopSignals};
 use crate::snapshot::Snapshot;
+use crate::supervisor::Supervisor;
 use crate::worker::Threads;
 
 /// How long the workers may take to let go once the deadline has passed.
@@ -27,6 +28,7 @@ pub(super) struct Control {
     pub(super) triggers: mpsc::Sender<Trigger>,
     pub(super) shutdown: Shutdown,
     pub(super) access_log: Lines,
+    pub(super) supervisor: Supervisor,
 }
 
 impl Control {
@@ -68,6 +70,7 @@ impl Control {
 
     /// Stops: not ready → not accepting → nothing open, or cut at the deadline.
     pub(super) async fn drain(&mut self, process: &Process, threads: Threads) -> Stopped {
+        self.supervisor.stopping();
         self.shutdown.enter(Phase::Leaving);
         let mut hurried = tokio::select! {
             () = sleep(process.shutdown_delay) => false,

@@ -24,6 +24,7 @@ use crate::config::diagnostics::{self, Sources};
 use crate::config::model::Config;
 use crate::console::Console;
 use crate::files::Reader;
+use crate::fixed::Fixed;
 use crate::front_lists::FrontLists;
 use crate::lines::{Lines, Sink};
 use crate::listener::Inherited;
@@ -34,6 +35,7 @@ use crate::reload::{self, Reloader};
 use crate::shutdown::{Phase, Shutdown, Stop, Tasks};
 use crate::signals::{Signals, StopSignals};
 use crate::snapshot::{ConnectionLimit, Resources, Snapshot};
+use crate::supervisor::{Beats, Supervisor};
 use crate::worker::{self, Seed, Threads, Workers};
 use crate::{acme, discovery, expiry, front_lists, health, metrics, outgoing, purge};
 use control::Control;
@@ -156,7 +158,14 @@ fn start(
     for problem in problems {
         tracing::warn!("{problem}");
     }
-    let serving = serve(prepared, path, (program_log, stderr), console, (signals, inherited));
+    let supervisor = match Supervisor::of_environment() {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            return start_failed(console, &format!("no thread for the supervisor: {error}")).into();
+        }
+    };
+    let given = Given { signals, inherited, supervisor };
+    let serving = serve(prepared, path, (program_log, stderr), console, given);
     let stopped = runtime.block_on(serving);
     // File and name look-ups that hang are nobody's concern any more.
     runtime.shutdown_background();
@@ -173,6 +182,13 @@ impl From<Exit> for Stopped {
     fn from(exit: Exit) -> Self {
         Self { exit, flush_by: std::time::Instant::now() + FLUSH_PATIENCE_MAX }
     }
+}
+
+/// What the process was started with beside its arguments.
+struct Given {
+    signals: Signals,
+    inherited: Inherited,
+    supervisor: Supervisor,
 }
 
 /// A configuration that is ready to run, and what the process has for it.
@@ -268,13 +284,14 @@ async fn serve(
     path: &Path,
     (program_log, stderr): (ProgramLog, &Lines),
     console: &Console,
-    (signals, inherited): (Signals, Inherited),
+    given: Given,
 ) -> Stopped {
     let Prepared { compiled, resources, descriptors_max, files, digest } = prepared;
     let Compiled { snapshot, warnings } = compiled;
     let sources = snapshot.sources.clone();
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.report(&sources)).collect();
     reload::log_all(&warnings);
+    let Given { signals, inherited, supervisor } = given;
     let mut stop = match StopSignals::new() {
         Ok(stop) => stop,
         Err(error) => return no_signals(console, &error).into(),
@@ -301,7 +318,8 @@ async fn serve(
 
     let published = Arc::new(ArcSwap::from_pointee(snapshot));
     let shutdown = Shutdown::default();
-    let (workers, threads) = match start_workers(&published, &access_log, &shutdown) {
+    let beats = Beats::new(published.load().config.process.workers);
+    let (workers, threads) = match start_workers(&published, &access_log, &shutdown, &beats) {
         Ok(started) => started,
         Err(error) => {
             return start_failed(console, &format!("workers cannot be started: {error}")).into();
@@ -339,6 +357,8 @@ async fn serve(
         descriptors_max,
         digest,
         warnings,
+        fixed: Fixed::of(&published.load().config),
+        supervisor: supervisor.clone(),
         refused: None,
     };
     let tasks = Tasks::default();
@@ -369,7 +389,9 @@ async fn serve(
             () = draining.reached(Phase::Draining) => {}
         }
     });
-    let mut control = Control { stop, signals, triggers, shutdown, access_log: access_log.clone() };
+    tasks.spawn("supervisor", supervisor.clone().watch(beats));
+    let access = access_log.clone();
+    let mut control = Control { stop, signals, triggers, shutdown, access_log: access, supervisor };
     control.until_stop(&published, asked).await;
     let Stopped { exit, flush_by } = control.drain(&published.load().config.process, threads).await;
     let unfinished = purges.finished(PURGE_PATIENCE).await;
@@ -412,11 +434,13 @@ fn start_workers(
     published: &Arc<ArcSwap<Snapshot>>,
     access_log: &Lines,
     shutdown: &Shutdown,
+    beats: &Beats,
 ) -> io::Result<(Workers, Threads)> {
-    let seed = |_| Seed {
+    let seed = |index| Seed {
         published: published.clone(),
         log: AccessLog::new(access_log.clone()),
         stop: shutdown.stop(),
+        beat: beats.of(index),
     };
     worker::start((0..published.load().config.process.workers).map(seed).collect())
 }

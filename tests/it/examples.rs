@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::{Authority, Folder, proxy};
 
@@ -46,6 +47,72 @@ fn assert_accepted(path: &Path) -> proxy::Exit {
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(!exit.stderr.contains(": error:"), "{exit:?}");
     exit
+}
+
+/// Names of files and folders that the Dockerfile copies from here.
+fn copied() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = fs::read_to_string(root.join("Dockerfile")).unwrap();
+    let mut names = Vec::new();
+    for line in file.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if !words[0].starts_with("--") {
+            names.extend(words[..words.len() - 1].iter().map(ToString::to_string));
+        }
+    }
+    names
+}
+
+#[test]
+fn the_image_is_built_from_files_that_make_a_package() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (names, folder) = (copied(), Folder::new());
+    let ignore = fs::read_to_string(root.join(".dockerignore")).unwrap();
+    for name in &names {
+        assert!(ignore.lines().any(|line| line == format!("!{name}")), "{name} is left out");
+        let copy =
+            Command::new("cp").arg("-R").args([&root.join(name), &folder.join(name)]).status();
+        assert!(copy.unwrap().success());
+    }
+    // cargo looks for every target of the manifest.
+    let metadata = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"])
+        .current_dir(folder.join("."))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&metadata.stderr).into_owned();
+    assert!(metadata.status.success(), "{said}");
+    let packages: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    for target in packages["packages"][0]["targets"].as_array().unwrap() {
+        let path = Path::new(target["src_path"].as_str().unwrap());
+        assert!(path.exists(), "{} is not copied", path.display());
+    }
+}
+
+#[test]
+fn the_example_for_kubernetes_is_accepted_and_its_pool_is_a_headless_service() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes");
+    let text = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let map = text("configmap.yaml");
+    let (_, block) = map.split_once("headwater.toml: |\n").unwrap();
+    let folder = Folder::new();
+    let home = format!("{}/", folder.join("etc").display());
+    let config: String = block
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or_default())
+        .map(|line| line.replace("/etc/headwater/", &home) + "\n")
+        .collect();
+    let pair = Authority::new().issue(&["example.com"]);
+    folder.write("etc/certs/tls.crt", &pair.cert);
+    folder.write("etc/certs/tls.key", &pair.key);
+    folder.write("etc/admin/token", "token\n");
+    assert_accepted(&folder.write("headwater.toml", &config));
+    // A name with one virtual address would be one endpoint, whatever is behind it.
+    assert!(config.contains("\ndns = \"app.default.svc.cluster.local:8080\"\n"), "{config}");
+    let service = text("app.yaml");
+    for line in ["  name: app", "  clusterIP: None", "    - { name: http, port: 8080 }"] {
+        assert!(service.lines().any(|other| other == line), "{line}");
+    }
 }
 
 #[test]

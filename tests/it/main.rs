@@ -9,6 +9,7 @@
 )]
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` is for its own modules")]
 
+mod supervisor;
 mod support;
 
 mod access;

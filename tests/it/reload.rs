@@ -8,6 +8,7 @@ use std::{fs, thread};
 use rustix::process::Signal;
 
 use crate::support::origin::Gate;
+use crate::support::proxy::run_to_end;
 use crate::support::{Client, Folder, HOST, Origin, Proxy, Setup, eventually, ok};
 
 const GENERATION: &str = "headwater_config_generation";
@@ -333,4 +334,77 @@ fn the_log_of_requests_can_move() {
     proxy.reload(&saying("x").log("access.to = \"moved.log\""));
     proxy.get("/second", &[]);
     proxy.wait_for_line("moved.log", "/second");
+}
+
+#[test]
+fn what_waits_for_a_restart_is_said_as_long_as_it_does() {
+    let setup = saying("old").process("workers = 1");
+    let proxy = setup.start();
+    let warnings = |setup: &Setup| {
+        let answer = proxy.try_reload(setup);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let warnings = answer.json()["warnings"].to_string();
+        (warnings.contains("process.workers"), answer.json()["changed"].as_bool().unwrap())
+    };
+    let more = saying("old").process("workers = 3");
+    assert_eq!(warnings(&more), (true, true));
+    assert_eq!(proxy.api_get("/api/config").json()["process"]["workers"], 1, "what runs");
+    assert_eq!(warnings(&more), (true, false), "asked again");
+    assert_eq!(warnings(&saying("new").process("workers = 3")), (true, true), "and again");
+    assert!(!warnings(&saying("new").process("workers = 1")).0, "as it runs");
+    assert_eq!(proxy.api_get("/api/config").json()["process"]["workers"], 1);
+}
+
+#[test]
+fn whoever_asks_after_the_watcher_is_told_the_same() {
+    let proxy = saying("old").start();
+    proxy.folder.write("headwater.toml", saying("new").process("workers = 3").to_string());
+    eventually("the watcher to take it", || (proxy.generation() == 2).then_some(()));
+    let answer = proxy.api_post("/api/reload", "").json();
+    assert_eq!(answer["changed"], false);
+    assert!(answer["warnings"].to_string().contains("process.workers"), "{answer}");
+    proxy.folder.write("headwater.toml", "broken");
+    proxy.wait_for_log("configuration refused");
+    assert_eq!(proxy.api_post("/api/reload", "").status, 422, "the watcher has seen it before");
+}
+
+#[test]
+fn the_command_fails_with_the_errors_of_a_broken_file() {
+    let proxy = saying("old").start();
+    let admin = proxy.admin().to_string();
+    let path = proxy.folder.join("headwater.toml");
+    let reload = |text: String| {
+        proxy.folder.write("headwater.toml", text);
+        run_to_end(&["reload", "--admin", &admin, "-c"], &path)
+    };
+    let taken = reload(saying("new").process("workers = 3").to_string());
+    assert_eq!(taken.code, Some(0), "{}", taken.stderr);
+    assert!(taken.stderr.contains("warning: process.workers is read at start"), "{}", taken.stderr);
+    assert_eq!(proxy.get("/", &[]).text(), "new");
+    let refused = reload(saying("newer").text("nonsense = 1").to_string());
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains(": error: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("nonsense"), "{}", refused.stderr);
+    assert_eq!(proxy.get("/", &[]).text(), "new");
+    std::fs::remove_file(&path).unwrap();
+    let missing = run_to_end(&["reload", "--admin", &admin, "-c"], &path);
+    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
+}
+
+#[test]
+fn the_command_finds_the_process_by_its_configuration() {
+    let folder = Folder::new();
+    let address = folder.join("admin.sock");
+    let admin = format!("[admin]\nbind = \"unix:{}\"\ntoken_file = \"token\"", address.display());
+    folder.write("token", "s3cret\n");
+    let mut proxy = saying("old").text(&admin).start_in(folder);
+    let path = proxy.folder.write("headwater.toml", saying("new").text(&admin).to_string());
+    let taken = run_to_end(&["reload", "-c"], &path);
+    assert_eq!(taken.code, Some(0), "{}", taken.stderr);
+    assert_eq!(proxy.get("/", &[]).text(), "new");
+    proxy.terminate();
+    assert_eq!(proxy.exit_code(), 0);
+    let nobody = run_to_end(&["reload", "-c"], &path);
+    assert_eq!(nobody.code, Some(1), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("no answer from unix:"), "{}", nobody.stderr);
 }

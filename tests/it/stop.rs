@@ -251,9 +251,9 @@ fn a_client_of_h2_that_makes_no_room_for_the_rest_of_its_answer_does_not_hold_th
 }
 
 #[test]
-fn a_request_of_h2_that_comes_behind_the_goodbye_is_answered() {
+fn a_request_of_h2_that_is_under_way_is_finished() {
     let (gate, origin, proxy) = gated_on("protocols = [\"h2\"]", "drain_timeout = \"1h\"");
-    let mut proxy = h2::run(async {
+    let (mut proxy, _origin) = h2::run(async {
         let mut session = h2::Session::open_plain(proxy.address()).await;
         assert_eq!(session.get("/first").await.head.status(), 200);
         let held = session.send(h2::get("/held"));
@@ -263,7 +263,7 @@ fn a_request_of_h2_that_comes_behind_the_goodbye_is_answered() {
                 proxy.terminate();
                 proxy.wait_for_refusal(proxy.address());
                 gate.open();
-                proxy
+                (proxy, origin)
             })
             .await
             .unwrap()
