@@ -37,7 +37,7 @@ fn readiness_reloads_and_the_stop_are_told() {
     let setup = Setup::empty().text(HELLO);
     let (supervisor, mut proxy) = Supervisor::start(&setup, &[]);
     assert_eq!(supervisor.told(), "READY=1\nSTATUS=serving configuration 1\n");
-    proxy.reload(&setup.clone().text("[pool.b]\nendpoints = [\"127.0.0.1:1\"]"));
+    proxy.reload(&setup.text("[pool.b]\nendpoints = [\"127.0.0.1:1\"]"));
     let reloading = supervisor.told();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert_eq!(supervisor.told(), "READY=1\nSTATUS=serving configuration 2\n");
@@ -54,7 +54,7 @@ fn a_refused_reload_is_over_too() {
     let setup = Setup::empty().text(HELLO);
     let (supervisor, proxy) = Supervisor::start(&setup, &[]);
     supervisor.told();
-    assert_eq!(proxy.try_reload(&setup.clone().text("nonsense = 1")).status, 422);
+    assert_eq!(proxy.try_reload(&setup.text("nonsense = 1")).status, 422);
     assert!(supervisor.told().starts_with("RELOADING=1\n"));
     let ready = supervisor.told();
     assert_eq!(ready, "READY=1\nSTATUS=serving configuration 1; a later one was refused\n");
