@@ -36,6 +36,9 @@ const STREAM_BUFFER_BYTES: usize = 64 << 10;
 /// Receive windows of HTTP/2, in bytes. h2 derives its budget for small frames from the second.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Streams of one connection that h2 may reset for what the client sends on them. Such a reset ends
+/// its request at once, as one by the client does, so that none costs more than that.
+const LOCAL_RESETS_MAX: usize = 1 << 20;
 /// Room that hyper's parser has above our own limits, which are applied before it.
 const PARSER_SLACK_BYTES: usize = 8 << 10;
 /// How long a connection whose client still sends is read before it is closed, and how long it may
@@ -253,6 +256,7 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(spec.limits.streams_max)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::FrameScanner;
+use super::frames::FrameFilter;
 use super::goodbye::{GOODBYE, GOODBYE_ANSWER, Goodbye, Parting};
 use super::head::{HeadLimits, HeadScanner, Unacceptable, Waiting};
 use super::transport::Transport;
@@ -45,7 +45,7 @@ pub(crate) struct ClientIo {
 #[derive(Debug)]
 enum Scanner {
     H1(HeadScanner),
-    H2(FrameScanner),
+    H2(Box<FrameFilter>),
     /// After an upgrade.
     None,
 }
@@ -88,7 +88,7 @@ impl ClientIo {
                 header_bytes_max: limits.header_bytes_max,
                 headers_max: limits.headers_max,
             })),
-            Protocol::H2 => Scanner::H2(FrameScanner::new()),
+            Protocol::H2 => Scanner::H2(Box::new(FrameFilter::new(limits.header_bytes_max))),
         };
         Self {
             transport,
@@ -122,8 +122,8 @@ impl ClientIo {
             || self.transport.socket().has_input()
     }
 
-    /// Looks at bytes that were read.
-    fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<(), Unacceptable> {
+    /// Looks at bytes that were read; how many of them, from the first, hyper may see now.
+    fn scan(&mut self, bytes: &[u8], now: Instant) -> Result<usize, Unacceptable> {
         self.read_at = now;
         self.connection.set_read_at(now);
         match &mut self.scanner {
@@ -134,22 +134,22 @@ impl ClientIo {
                     Waiting::Head => self.head_since.or(Some(now)),
                     _ => None,
                 };
-                result
+                result.map(|()| bytes.len())
             }
-            Scanner::H2(scanner) => {
-                scanner.feed(bytes);
-                self.head_since = match scanner.is_in_head() {
+            Scanner::H2(filter) => {
+                let passed = filter.feed(bytes);
+                self.head_since = match filter.is_in_head() {
                     true => self.head_since.or(Some(now)),
                     false => None,
                 };
                 if let Some(goodbye) = &mut self.goodbye
-                    && scanner.take_room_made()
+                    && filter.take_room_made()
                 {
                     goodbye.taken_at = now;
                 }
-                Ok(())
+                Ok(passed)
             }
-            Scanner::None => Ok(()),
+            Scanner::None => Ok(bytes.len()),
         }
     }
 
@@ -194,7 +194,7 @@ impl ClientIo {
     }
 
     fn is_between_frames(&self) -> bool {
-        matches!(&self.scanner, Scanner::H2(scanner) if scanner.is_between_frames())
+        matches!(&self.scanner, Scanner::H2(filter) if filter.is_between_frames())
     }
 
     /// One step towards the end of an HTTP/2 connection that is silent: h2 says goodbye; if the client does not
@@ -248,10 +248,11 @@ impl ClientIo {
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    let Scanner::H2(scanner) = &mut self.scanner else { continue };
-                    scanner.feed(buffer.filled());
+                    let Scanner::H2(filter) = &mut self.scanner else { continue };
+                    filter.feed(buffer.filled());
+                    filter.forget_ready();
                     // Whatever else it sends, as PINGs, does not say that it reads.
-                    if scanner.take_room_made() {
+                    if filter.take_room_made() {
                         goodbye.taken_at = Instant::now();
                     }
                 }
@@ -344,17 +345,25 @@ impl AsyncRead for ClientIo {
                 State::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 State::Refusing { .. } => ready!(this.poll_refusal(cx)),
                 State::Open => {
+                    if let Scanner::H2(filter) = &mut this.scanner
+                        && filter.read_ready(buf)
+                    {
+                        return Poll::Ready(Ok(()));
+                    }
                     let before = buf.filled().len();
                     match Pin::new(&mut this.transport).poll_read(cx, buf) {
                         Poll::Ready(Ok(())) => {
                             let Some(bytes) = buf.filled().get(before..) else {
                                 return Poll::Ready(Ok(()));
                             };
-                            let Err(why) = this.scan(bytes, Instant::now()) else {
+                            if bytes.is_empty() {
                                 return Poll::Ready(Ok(()));
+                            }
+                            let sound = match this.scan(bytes, Instant::now()) {
+                                Ok(sound) => sound,
+                                // What came before it is none the worse.
+                                Err(why) => this.stop_reading(why),
                             };
-                            // What came before it is none the worse.
-                            let sound = this.stop_reading(why);
                             buf.set_filled(before + sound);
                             if sound > 0 {
                                 return Poll::Ready(Ok(()));

@@ -92,9 +92,10 @@ impl Exchange {
         local: &Rc<Local>,
         connection: &Rc<ClientConnection>,
         request: &http::request::Parts,
-        client_ip: IpAddr,
-        request_id: HeaderValue,
     ) -> Self {
+        let request_id = headers::trusted_request_id(connection, &request.headers)
+            .unwrap_or_else(|| local.request_id());
+        let client_ip = headers::client_ip(connection, &request.headers);
         let snapshot = local.snapshot();
         let era = snapshot.under_way.enter();
         connection.listener.stats.requests_in_flight.add(1);

@@ -31,6 +31,7 @@ mod hex;
 mod invalidate;
 pub mod local;
 mod log_format;
+pub mod malformed;
 mod mirror;
 mod outgoing;
 mod partial;
@@ -85,6 +86,13 @@ pub fn handle(
 ) -> Reply {
     let number = connection.begin_request();
     let (mut parts, body) = request.into_parts();
+    if let Some(kind) = malformed::unmask(&mut parts) {
+        return now(malformed::answer(
+            Exchange::begin(local, connection, &parts),
+            &parts.headers,
+            kind,
+        ));
+    }
     if !upgrade::translate(&mut parts) {
         return begin(local, connection, parts, body, number);
     }
@@ -99,10 +107,8 @@ fn begin(
     body: Incoming,
     number: u64,
 ) -> Reply {
-    let request_id = headers::trusted_request_id(connection, &parts.headers)
-        .unwrap_or_else(|| local.request_id());
-    let client_ip = headers::client_ip(connection, &parts.headers);
-    let mut exchange = Exchange::begin(local, connection, &parts, client_ip, request_id);
+    let mut exchange = Exchange::begin(local, connection, &parts);
+    let client_ip = exchange.client_ip;
 
     let target = match Target::of(&parts, connection, number) {
         Ok(target) => target,

@@ -14,12 +14,14 @@ use super::exchange::Exchange;
 use super::grpc;
 use super::local::StreamEvent;
 use crate::body::Body;
-use crate::error::{Error, Kind, Origin};
+use crate::error::{Kind, Origin};
 use crate::upstream::why_failed;
 
 /// Parts of HTTP/2 bodies are no larger than this, so that a stalled reader of one stream shows,
 /// in bytes.
 const STREAM_PART_BYTES: usize = 16 << 10;
+/// Rounds of the worker that an answer gets to leave before its stream is reset.
+const RESET_ROUNDS: u8 = 8;
 
 /// The answer to one request. A cached hit is there at once and costs no allocation for waiting.
 #[expect(
@@ -44,6 +46,9 @@ impl Future for Reply {
     }
 }
 
+/// Why a body breaks off, as hyper is told: it takes the reason of a reset from an error of h2.
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
 /// A response body that ends its exchange with its last byte, or when it is given up.
 #[derive(Debug)]
 pub struct ReplyBody {
@@ -54,12 +59,22 @@ pub struct ReplyBody {
     is_h2: bool,
     /// Its client reads in trailers how a call has ended.
     ends_in_trailers: bool,
+    /// The stream is an error (RFC 9113 §8.1.1), and is reset when so many polls have found the
+    /// answer sent.
+    reset_after: Option<u8>,
 }
 
 impl ReplyBody {
     pub fn new(body: Body, exchange: Exchange) -> Self {
         let is_h2 = exchange.connection.protocol == Protocol::H2;
-        Self { body, rest: Bytes::new(), exchange: Some(exchange), is_h2, ends_in_trailers: false }
+        Self {
+            body,
+            rest: Bytes::new(),
+            exchange: Some(exchange),
+            is_h2,
+            ends_in_trailers: false,
+            reset_after: None,
+        }
     }
 
     /// Notes whether this answers a call of gRPC.
@@ -69,7 +84,37 @@ impl ReplyBody {
 
     /// A body whose exchange goes on elsewhere.
     pub(super) fn bare(body: Body) -> Self {
-        Self { body, rest: Bytes::new(), exchange: None, is_h2: false, ends_in_trailers: false }
+        Self {
+            body,
+            rest: Bytes::new(),
+            exchange: None,
+            is_h2: false,
+            ends_in_trailers: false,
+            reset_after: None,
+        }
+    }
+
+    /// Resets the stream once the answer has left.
+    pub(super) fn reset_at_end(&mut self) {
+        self.reset_after = Some(RESET_ROUNDS);
+    }
+
+    /// The end, or first a few rounds of the worker: h2 drops what a stream has not sent when that
+    /// is reset.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(rounds) = &mut self.reset_after else { return Poll::Ready(None) };
+        match rounds.checked_sub(1) {
+            Some(fewer) => {
+                *rounds = fewer;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => {
+                self.reset_after = None;
+                let error = h2::Error::from(h2::Reason::PROTOCOL_ERROR);
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
     }
 
     /// Whether an endpoint has answered.
@@ -122,12 +167,12 @@ impl Drop for ReplyBody {
 
 impl http_body::Body for ReplyBody {
     type Data = Bytes;
-    type Error = Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         if !this.rest.is_empty() {
             let rest = std::mem::take(&mut this.rest);
@@ -149,11 +194,11 @@ impl http_body::Body for ReplyBody {
                     this.body = Body::Empty;
                     return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(error.kind())))));
                 }
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
                 this.exchange = None;
-                Poll::Ready(None)
+                this.poll_reset(cx)
             }
             Poll::Pending => {
                 this.note(StreamEvent::Nothing);
@@ -163,7 +208,7 @@ impl http_body::Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.rest.is_empty() && self.reset_after.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

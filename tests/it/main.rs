@@ -45,6 +45,7 @@ mod grpc;
 mod headers;
 mod hedging;
 mod http2;
+mod http2_errors;
 mod keys;
 mod limits;
 mod lints;
