@@ -83,6 +83,8 @@ pub enum Kind {
     QueueFull,
     /// No place became free within `limits.queue_timeout`.
     QueueTimeout,
+    /// The client holds its share of the pool (`limits.client_share`), and others wait.
+    ClientShare,
     /// The head of the answer is larger than the front takes.
     AnswerTooLargeForFront,
     /// The endpoints have as many tunnels as `limits.tunnels` allows.
@@ -126,6 +128,7 @@ impl Kind {
             | Self::NoEndpoint
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::ClientShare
             | Self::TunnelLimit
             | Self::Loop
             | Self::TunnelUnsupported
@@ -171,6 +174,7 @@ impl Kind {
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::ClientShare => "client_share",
             Self::TunnelLimit => "tunnel_limit",
             Self::AnswerTooLargeForFront => "answer_too_large_for_front",
             Self::Loop => "loop",

@@ -36,6 +36,7 @@ mod pool;
 mod shared;
 
 mod budget;
+mod crowd;
 mod queue;
 mod rng;
 mod split;
@@ -45,6 +46,7 @@ mod testing;
 
 pub use candidates::{Candidates, Member};
 pub use complaints::LastError;
+pub use crowd::Stalling;
 pub use discovered::{Discovered, Ignored, LookupResult};
 pub use endpoint::{
     Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,

@@ -1,10 +1,12 @@
 //! One pick: which endpoint a request gets, and its place there.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::candidates::{Candidates, Group};
+use super::crowd::{ClientId, Stalling};
 use super::endpoint::{Endpoint, try_increment};
 use super::ewma::two_choices;
 use super::hash;
@@ -13,6 +15,9 @@ use super::pool::{Pool, process_clock, process_millis};
 use super::queue::{Place, QueueFull};
 use super::rng::Rng;
 use crate::config::model::Balance;
+
+/// Of a contested pool one place in so many is kept for clients within their share.
+const RESERVED: usize = 4;
 
 /// What matters of a request.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +28,8 @@ pub struct Wish<'a> {
     pub key: u64,
     /// The id of the endpoint that the client's cookie names.
     pub keep: Option<u64>,
+    /// The client, where it may have a share only.
+    pub client: Option<IpAddr>,
     /// Endpoints that were tried are no choice, even where there is no other.
     pub elsewhere: bool,
 }
@@ -53,6 +60,8 @@ pub struct Lease {
     trial: Option<Trial>,
     /// It asks for a tunnel, or has one.
     is_tunnel: bool,
+    /// In whose count it is.
+    client: Option<ClientId>,
 }
 
 #[derive(Debug)]
@@ -66,6 +75,9 @@ impl Pool {
     /// waits.
     pub fn pick(self: &Arc<Self>, rng: &Rng, now: Instant, wish: &Wish<'_>) -> Pick {
         let candidates = self.current(now);
+        if self.holds_back(&candidates, now, wish) {
+            return Pick::Full;
+        }
         if let Some(id) = wish.keep.filter(|id| !wish.tried.contains(id))
             && let Some(member) = candidates.members.iter().find(|it| it.endpoint.id == id)
             && try_increment(&member.endpoint.in_flight, self.requests_max())
@@ -90,7 +102,44 @@ impl Pool {
     #[inline]
     fn leased(&self, endpoint: Arc<Endpoint>, now: Instant, wish: &Wish<'_>) -> Lease {
         self.count_request(now, wish);
-        Lease { endpoint, trial: None, is_tunnel: false }
+        let client = self.counted(&endpoint, wish);
+        Lease { endpoint, trial: None, is_tunnel: false, client }
+    }
+
+    /// Counts a place that was just taken for its client, unless there is room for all.
+    #[inline]
+    fn counted(&self, endpoint: &Endpoint, wish: &Wish<'_>) -> Option<ClientId> {
+        let is_counted = endpoint.requests_in_flight() > self.counted_from?;
+        wish.client.filter(|_| is_counted).map(|ip| {
+            let crowd = &endpoint.queue.crowd;
+            let client = crowd.client(ip);
+            crowd.take(client);
+            client
+        })
+    }
+
+    /// Whether the places that are left are for clients within their share.
+    #[inline]
+    fn holds_back(&self, candidates: &Candidates, now: Instant, wish: &Wish<'_>) -> bool {
+        let crowd = &self.shared.queue.crowd;
+        crowd.is_contested(|| process_clock(now))
+            && self.counted_from.is_some()
+            && wish.client.is_some_and(|ip| crowd.has_its_share(crowd.client(ip)))
+            && {
+                let members = &candidates.members;
+                let taken = members.iter().map(|it| it.endpoint.requests_in_flight());
+                let places = self.requests_max().saturating_mul(members.len());
+                taken.sum::<usize>() >= places - places / RESERVED
+            }
+    }
+
+    /// How many counted places a client may hold while others wait.
+    fn client_places_max(&self, now: Instant) -> usize {
+        let members = self.current(now).members.len().max(1);
+        let places = self.requests_max().saturating_mul(members) as f64;
+        let share = (places * self.limits.client_share) as usize;
+        let uncounted = self.counted_from.unwrap_or_default().saturating_mul(members);
+        share.saturating_sub(uncounted).max(1)
     }
 
     /// With nobody usable there is nothing to lose: the request makes the connect.
@@ -123,7 +172,7 @@ impl Pool {
     fn on_trial(self: &Arc<Self>, endpoint: &Arc<Endpoint>, now: Instant) -> Lease {
         endpoint.in_flight.fetch_add(1, Ordering::SeqCst);
         let trial = Trial { pool: self.clone(), begun: now };
-        Lease { endpoint: endpoint.clone(), trial: Some(trial), is_tunnel: false }
+        Lease { endpoint: endpoint.clone(), trial: Some(trial), is_tunnel: false, client: None }
     }
 
     /// The budget is a share of the requests, so their further tries do not count.
@@ -230,15 +279,30 @@ impl Pool {
     }
 
     /// Waits in line for a place; see [`Place`].
-    pub fn queue(&self) -> Result<Place, QueueFull> {
-        let turn = self.shared.queue.join(self.limits.queue_max)?;
-        Ok(Place::new(self.shared.queue.clone(), turn))
+    pub fn queue(&self, client: Option<IpAddr>, now: Instant) -> Result<Place, QueueFull> {
+        let queue = &self.shared.queue;
+        let client = client.filter(|_| self.counted_from.is_some());
+        let client = client.map(|ip| queue.crowd.client(ip));
+        if let Some(client) = client {
+            let places_max = self.client_places_max(now);
+            queue.crowd.set_places_max(u32::try_from(places_max).unwrap_or(u32::MAX));
+            if !queue.crowd.has_its_share(client) {
+                queue.crowd.contest(process_clock(now));
+            }
+        }
+        let waiter = queue.join(self.limits.queue_max, client)?;
+        Ok(Place::new(queue.clone(), waiter))
     }
 }
 
 impl Lease {
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// A place that may be called in while its request waits for the client, if it may.
+    pub fn stalling(&self) -> Option<Stalling> {
+        self.client.map(|client| Stalling::new(self.endpoint.queue.clone(), client))
     }
 
     /// Whether it tries an endpoint that was set aside.
@@ -273,6 +337,9 @@ impl Drop for Lease {
             self.endpoint.standing().abandon_trial();
             trial.pool.refresh(trial.begun);
         }
+        if let Some(client) = self.client {
+            self.endpoint.queue.crowd.give_back(client);
+        }
         self.endpoint.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.endpoint.queue.wake();
     }
@@ -289,7 +356,7 @@ mod tests {
     use super::*;
     use crate::config::model::HashOn;
 
-    const ANY: Wish<'_> = Wish { tried: &[], key: 0, keep: None, elsewhere: false };
+    const ANY: Wish<'_> = Wish { tried: &[], key: 0, keep: None, elsewhere: false, client: None };
 
     fn tried(tried: &[u64]) -> Wish<'_> {
         Wish { tried, ..ANY }

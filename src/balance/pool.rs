@@ -40,6 +40,8 @@ pub struct Pool {
     pub(super) outlier: Option<model::Outlier>,
     pub(super) protocol: model::Protocol,
     pub limits: model::PoolLimits,
+    /// Requests of an endpoint from which on it is counted whose they are; `None`: never.
+    pub(super) counted_from: Option<usize>,
     pub retry: Option<model::Retry>,
     members: ArcSwap<Vec<Member>>,
     /// What there was before the first members of this pool.
@@ -112,6 +114,7 @@ impl Pool {
             outlier: spec.outlier.clone(),
             protocol: spec.protocol,
             limits: spec.limits.clone(),
+            counted_from: counted_from(spec),
             retry: spec.retry.clone(),
             members: ArcSwap::default(),
             heritage: Mutex::new(Known::of(previous)),
@@ -342,6 +345,18 @@ impl Pool {
     }
 }
 
+/// In a small pool every place counts. In a large one half of a client's share goes uncounted, so
+/// that a pool with room for all counts nothing.
+fn counted_from(spec: &model::Pool) -> Option<usize> {
+    /// Fewer places are not worth it.
+    const UNCOUNTED_MIN: usize = 16;
+    let share = spec.limits.client_share;
+    let places = spec.limits.in_flight_max(spec.protocol) as f64;
+    // The fraction of a place does not matter.
+    let uncounted = (places * share / 2.0) as usize;
+    (share < 1.0).then_some(if uncounted < UNCOUNTED_MIN { 0 } else { uncounted })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::pick::{Pick, Wish};
@@ -421,7 +436,7 @@ mod tests {
         let (mut spec, endpoints) = spec(Balance::RoundRobin, &[1, 1, 1]);
         let rng = Rng::seeded(1);
         let mut pool = Arc::new(Pool::build(&spec, &endpoints, None, None, Instant::now()));
-        let place = pool.queue().expect("a free place");
+        let place = pool.queue(None, Instant::now()).expect("a free place");
         let mut picked = Vec::new();
         for keepalive in 1..=6 {
             spec.keepalive = Duration::from_secs(keepalive);

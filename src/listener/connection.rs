@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -28,6 +29,7 @@ use crate::proxy::{self, run_tunnel};
 use crate::snapshot::Listener;
 use crate::snapshot::stats::{ParseError, Rejection};
 use crate::tls::{ALPN_H1, ALPN_H2};
+use crate::upstream::AheadDriver;
 
 /// What a client of HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -181,20 +183,38 @@ type Driven = Pin<Box<dyn Future<Output = ()>>>;
 
 fn serve_h1(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) -> Driven {
     let service = {
-        let connection = connection.clone();
+        let (local, connection) = (local.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| proxy::handle(&local, &connection, request))
     };
     let mut http = h1_builder(&connection).serve_connection(TokioIo::new(io), service);
     Box::pin(async move {
+        let mut ahead = AheadDriver::default();
         let result = poll_fn(|cx| {
             connection.register(cx.waker());
-            http.poll_without_shutdown(cx)
+            local.ahead.clear();
+            match http.poll_without_shutdown(cx) {
+                Poll::Ready(result) => Poll::Ready(Ok(result)),
+                Poll::Pending => match ahead.poll(&local.ahead, cx) {
+                    Ok(()) => Poll::Pending,
+                    Err(why) => Poll::Ready(Err(why)),
+                },
+            }
         })
         .await;
-        if let Err(error) = &result {
-            note_error(&connection, error);
+        let mut parts = None;
+        match result {
+            Ok(result) => {
+                if let Err(error) = &result {
+                    note_error(&connection, error);
+                }
+                parts = Some(http.into_parts());
+            }
+            Err(why) => local.cut(why, || parts = Some(http.into_parts())),
         }
-        end_h1(&connection, http.into_parts()).await;
+        if let Some(parts) = parts {
+            drop(local);
+            end_h1(&connection, parts).await;
+        }
     })
 }
 

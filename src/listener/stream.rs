@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::Kind;
 use crate::proxy::client::ClientConnection;
 use crate::proxy::local::{Local, StreamEvent};
 use crate::timer::LazyTimer;
+use crate::upstream::AheadDriver;
 
 /// Runs the streams of one worker's connections.
 #[derive(Debug, Clone)]
@@ -33,7 +35,8 @@ where
 {
     fn execute(&self, stream: F) {
         let task = StreamTask {
-            stream: Box::pin(stream),
+            stream: Some(Box::pin(stream)),
+            ahead: AheadDriver::default(),
             local: self.local.clone(),
             connection: self.connection.clone(),
             write_timeout: self.write_timeout,
@@ -45,7 +48,9 @@ where
 }
 
 struct StreamTask<F> {
-    stream: Pin<Box<F>>,
+    /// `None` once it has been given up.
+    stream: Option<Pin<Box<F>>>,
+    ahead: AheadDriver,
     local: Rc<Local>,
     connection: Rc<ClientConnection>,
     write_timeout: Duration,
@@ -60,7 +65,13 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.local.take_stream_event();
-        if this.stream.as_mut().poll(cx).is_ready() {
+        this.local.ahead.clear();
+        let Some(stream) = &mut this.stream else { return Poll::Ready(()) };
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Err(why) = this.ahead.poll(&this.local.ahead, cx) {
+            this.local.cut(why, || this.stream = None);
             return Poll::Ready(());
         }
         match this.local.take_stream_event() {
@@ -77,6 +88,7 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
                 return Poll::Pending;
             }
             if this.connection.write_blocked_at().is_none_or(|at| at + this.write_timeout <= now) {
+                this.local.cut(Kind::ReaderStalled, || this.stream = None);
                 return Poll::Ready(());
             }
         }

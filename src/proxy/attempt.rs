@@ -21,8 +21,8 @@ use crate::error::{Error, Kind, Origin};
 use crate::snapshot::Balanced;
 use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
-    Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError, Sent, Wire,
-    shown, why_failed,
+    AheadBody, Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError,
+    Sent, Wire, shown, why_failed,
 };
 
 /// How long the head of an answer is held back for the first part of its body.
@@ -215,7 +215,7 @@ impl Sending<'_> {
                     let wire = Wire::H1 { connection, home, keep };
                     let body = ResponseBody::new(wire, lease, deadlines, timer);
                     // Boxed: most answers have come whole, and every waiting request carries this.
-                    match Box::pin(begun(body)).await {
+                    match Box::pin(self.begun(body)).await {
                         Ok(body) => {
                             pool.responded(&endpoint, status, took, now);
                             body
@@ -288,18 +288,23 @@ impl Sending<'_> {
         stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
     }
 
+    /// A body that is on its way. Fails if it breaks off at once.
+    pub(super) async fn begun(&self, mut body: ResponseBody) -> Result<Body, Error> {
+        // One of unknown length may be a stream of events, whose head must not wait for one.
+        let is_counted = http_body::Body::size_hint(&body).exact().is_some();
+        body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
+        if let Some(whole) = body.take_whole() {
+            return Ok(Body::Full(whole));
+        }
+        let Some(bytes_max) = self.outgoing.ahead_bytes_max else { return Ok(Body::stream(body)) };
+        let Local { ahead, buffers, .. } = &**self.local;
+        Ok(Body::stream(AheadBody::new(body, bytes_max, ahead, buffers)))
+    }
+
     /// The endpoint did not answer: another one did.
     pub(super) fn outrun(&self, endpoint: &Arc<Endpoint>, waited: Duration, now: Instant) {
         self.balanced.pool.outrun(endpoint, waited, now.into_std());
     }
-}
-
-/// A body that is on its way. Fails if it breaks off at once.
-pub(super) async fn begun(mut body: ResponseBody) -> Result<Body, Error> {
-    // One of unknown length may be a stream of events, whose head must not wait for one.
-    let is_counted = http_body::Body::size_hint(&body).exact().is_some();
-    body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
-    Ok(body.take_whole().map_or_else(|| Body::stream(body), Body::Full))
 }
 
 pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {

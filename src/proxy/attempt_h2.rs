@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::attempt::{Answered, Failed, Sending, begun, unsent};
+use super::attempt::{Answered, Failed, Sending, unsent};
 use super::deadlines::within;
 use super::forward::{Answer, Upgraded};
 use super::headers;
@@ -138,7 +138,7 @@ impl Sending<'_> {
         headers::append_via(response.headers_mut(), snapshot.via.hop(Version::HTTP_2));
         if !exchange.is_at_end() {
             let body = ResponseBody::new(Wire::H2(exchange), lease, self.deadlines, timer);
-            *response.body_mut() = match begun(body).await {
+            *response.body_mut() = match self.begun(body).await {
                 Ok(body) => body,
                 Err(error) => {
                     pool.failed(&endpoint, took, now);

@@ -31,6 +31,10 @@ pub(super) struct Outgoing {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub upload: Option<Rc<Upload>>,
+    /// Whose places it takes.
+    pub client: Option<IpAddr>,
+    /// Bytes of the answer that may be taken ahead of its reader; `None`: it passes as it comes.
+    pub ahead_bytes_max: Option<usize>,
     /// The client asked to change the protocol of its connection.
     pub upgrade: Option<Upgrade>,
     /// A call of gRPC on its way to an endpoint of HTTP/2: silence belongs to it.

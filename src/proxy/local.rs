@@ -13,10 +13,11 @@ use super::encoders::Encoders;
 use super::hex;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
+use crate::error::Kind;
 use crate::memory::LocalMemory;
 use crate::shutdown::{Stop, Tasks};
 use crate::snapshot::Snapshot;
-use crate::upstream::{Connections, Reclaim};
+use crate::upstream::{AheadSlot, Connections, Reclaim};
 
 /// A snapshot that is shared within a worker without touching the count that all workers share.
 pub type SnapshotRef = Rc<Arc<Snapshot>>;
@@ -37,6 +38,7 @@ pub struct Local {
     pub encoders: Rc<Encoders>,
     /// Of bodies that wait for those who read them.
     pub buffers: Rc<LocalMemory>,
+    pub ahead: Rc<AheadSlot>,
     /// Where keys are built.
     pub key: RefCell<KeyBuffer>,
     pub variant_key: RefCell<KeyBuffer>,
@@ -47,6 +49,8 @@ pub struct Local {
     /// Copies of requests under way.
     pub copies: Rc<Cell<usize>>,
     pub stop: Stop,
+    /// Why the answer that is given up next ends before its client has it.
+    cut: Cell<Option<Kind>>,
     /// What the body of the HTTP/2 stream that is being polled did last.
     stream_event: Cell<Option<StreamEvent>>,
 }
@@ -102,12 +106,14 @@ impl Local {
             aside: Tasks::default(),
             encoders: Rc::default(),
             buffers,
+            ahead: Rc::default(),
             key: RefCell::default(),
             variant_key: RefCell::default(),
             background_fetches: Rc::default(),
             abandoned_fetches: Rc::default(),
             copies: Rc::default(),
             stop,
+            cut: Cell::new(None),
             stream_event: Cell::new(None),
         }
     }
@@ -133,6 +139,17 @@ impl Local {
         // Digits are always a header value.
         HeaderValue::from_maybe_shared(Bytes::from_owner(text))
             .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    /// Gives up what sends an answer, and says why.
+    pub fn cut(&self, why: Kind, sender: impl FnOnce()) {
+        self.cut.set(Some(why));
+        sender();
+        self.cut.set(None);
+    }
+
+    pub(super) fn take_cut(&self) -> Option<Kind> {
+        self.cut.take()
     }
 
     pub fn note(&self, event: StreamEvent) {

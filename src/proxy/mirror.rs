@@ -45,6 +45,8 @@ pub(super) fn begin(local: &Rc<Local>, mirror: &Arc<Mirror>, outgoing: &Outgoing
         uri: outgoing.uri.clone(),
         headers: outgoing.headers.clone(),
         upload: None,
+        client: None,
+        ahead_bytes_max: None,
         upgrade: None,
         is_call: outgoing.is_call,
         asker: Asker::unmirrored(outgoing.asker.as_deref()),

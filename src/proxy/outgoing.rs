@@ -60,6 +60,9 @@ pub(super) fn outgoing(
         uri: uri(&parts.uri, target, route)?,
         headers,
         upload: exchange.upload.clone(),
+        client: Some(exchange.client_ip),
+        ahead_bytes_max: (route.spec.buffer && !(exchange.is_call && is_h2(backend)))
+            .then_some(backend.spec.buffer.response_bytes_max),
         upgrade,
         is_call: exchange.is_call && is_h2(backend),
         asker: asker(exchange, parts, target, route),

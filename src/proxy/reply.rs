@@ -160,7 +160,8 @@ impl Drop for ReplyBody {
             && !is_whole
         {
             // A page that tells of an error is not read in answer to HEAD.
-            exchange.error.get_or_insert(Kind::ClientGone);
+            let why = exchange.local.take_cut().unwrap_or(Kind::ClientGone);
+            exchange.error.get_or_insert(why);
         }
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         | Kind::NoEndpoint
         | Kind::QueueFull
         | Kind::QueueTimeout
+        | Kind::ClientShare
         | Kind::TunnelLimit => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -186,9 +187,11 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
             "The service did not answer in time."
         }
         Kind::NoEndpoint => "The service is not available at the moment.",
-        Kind::Refused | Kind::QueueFull | Kind::QueueTimeout | Kind::TunnelLimit => {
-            "The service is busy at the moment."
-        }
+        Kind::Refused
+        | Kind::QueueFull
+        | Kind::QueueTimeout
+        | Kind::ClientShare
+        | Kind::TunnelLimit => "The service is busy at the moment.",
         Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",

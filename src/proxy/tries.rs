@@ -157,7 +157,8 @@ impl<'a> Tries<'a> {
             return None;
         }
         let now = Instant::now();
-        let wish = Wish { tried: &[first.id], key: self.key, keep: None, elsewhere: true };
+        let client = self.sending.outgoing.client;
+        let wish = Wish { tried: &[first.id], key: self.key, keep: None, elsewhere: true, client };
         let lease = match pool.pick(&self.sending.local.rng, now.into_std(), &wish) {
             Pick::Leased(lease) => lease,
             Pick::WithTrial { lease, trial } => {
@@ -232,7 +233,8 @@ impl<'a> Tries<'a> {
             Named::Endpoint(id) => Some(id),
             Named::Nobody | Named::Unknown => None,
         };
-        let wish = Wish { tried: &self.tried, key: self.key, keep, elsewhere: self.elsewhere };
+        let (elsewhere, client) = (self.elsewhere, self.sending.outgoing.client);
+        let wish = Wish { tried: &self.tried, key: self.key, keep, elsewhere, client };
         pool.pick(&self.sending.local.rng, now.into_std(), &wish)
     }
 
@@ -288,7 +290,8 @@ impl<'a> Tries<'a> {
 
     /// Waits in the pool's queue for a place on an endpoint.
     async fn queued(&self, pool: &Arc<Pool>) -> Result<(Lease, Instant), Error> {
-        let place = pool.queue().map_err(|_| {
+        let client = self.sending.outgoing.client;
+        let place = pool.queue(client, Instant::now().into_std()).map_err(|_| {
             pool.stats.queue_full.increment();
             Error::new(Kind::QueueFull)
         })?;
@@ -296,7 +299,11 @@ impl<'a> Tries<'a> {
         let patience = begun + pool.limits.queue_timeout;
         loop {
             let mut again = patience;
-            if place.is_front() {
+            if place.is_put_out() {
+                pool.stats.queue_full.increment();
+                return Err(Kind::ClientShare.into());
+            }
+            if place.is_next() {
                 let now = Instant::now();
                 match self.pick(pool, now) {
                     Pick::Leased(lease) => return Ok((lease, now)),

@@ -39,6 +39,8 @@ impl Whole {
             uri: outgoing.uri.clone(),
             headers: outgoing.headers.clone(),
             upload: None,
+            client: None,
+            ahead_bytes_max: None,
             upgrade: None,
             is_call: false,
             asker: Asker::unmirrored(outgoing.asker.as_deref()),

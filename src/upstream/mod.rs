@@ -6,6 +6,7 @@
 //! wakes one task only. Idle connections rest in the worker's [`Connections`]. Deliberately absent: choosing an
 //! endpoint (`balance`) and trying again (`proxy`).
 
+mod ahead;
 mod connect;
 mod connection;
 mod connections;
@@ -20,6 +21,7 @@ mod response_body;
 mod trouble;
 mod upload;
 
+pub use ahead::{AheadBody, AheadDriver, AheadSlot};
 pub use connect::Dialer;
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Claim, Connections, Keep, Reclaim};

@@ -18,7 +18,7 @@ use super::connections::{Connections, Keep};
 use super::h2::Exchange;
 use super::trouble::why_failed;
 use super::{Deadlines, Patience};
-use crate::balance::Lease;
+use crate::balance::{Lease, Stalling};
 use crate::error::{Error, Origin};
 use crate::timer::SlotTimer;
 
@@ -112,6 +112,11 @@ impl ResponseBody {
         };
         self.first = part.transpose()?;
         Ok(())
+    }
+
+    /// Its place on the endpoint, where that may be called in.
+    pub(super) fn stalling(&self) -> Option<Stalling> {
+        self.source.as_ref()?.lease.stalling()
     }
 
     /// The whole body, if its first part was all of it.

@@ -204,3 +204,167 @@ fn an_upload_that_breaks_off_at_its_beginning_is_seen_by_nobody() {
     assert_eq!(proxy.get("/", &[]).status, 200);
     assert_eq!(origin.count(), 1);
 }
+
+// What they read slowly.
+
+/// An HTTP/2 client that takes heads and not a byte of a body, as this address.
+async fn zero_window(proxy: &Proxy) -> Session {
+    Session::open_plain_with(proxy.address(), |client| {
+        client.initial_stream_window_size(0);
+    })
+    .await
+}
+
+/// A request of the client at `ip`, as a trusted proxy tells.
+fn of(ip: &str, path: &str) -> http::Request<Upload> {
+    let mut request = h2::get(path);
+    request.headers_mut().insert("x-forwarded-for", ip.parse().unwrap());
+    request
+}
+
+/// Answers `/large` with 1 MiB, `/medium` with 40 KiB, and all else with a word.
+fn sized() -> Origin {
+    Origin::answering(|request| match request.target() {
+        "/large" => ok(vec![b'x'; KIB * KIB]),
+        "/medium" => ok(vec![b'x'; 40 * KIB]),
+        _ => ok("quick"),
+    })
+}
+
+const SMALL: &str = "limits = { connections = 4, queue_timeout = \"5s\" }\nretry = false";
+const FRONT: &str = "protocols = [\"h2\"]\ntrusted = [\"127.0.0.0/8\"]";
+
+#[test]
+fn answers_that_fit_are_taken_from_the_endpoint_whatever_the_reader_does() {
+    let origin = sized();
+    let proxy =
+        Setup::of(&[&origin]).listener(FRONT).pool_lines(SMALL).route("cache = false").start();
+    h2::run(async {
+        let mut greedy = zero_window(&proxy).await;
+        let mut held = Vec::new();
+        for _ in 0..12 {
+            held.push(greedy.send(of("192.0.2.1", "/medium")).await.unwrap());
+        }
+        let mut other = Session::open_plain(proxy.address()).await;
+        let answer = other.send(of("192.0.2.2", "/")).await.unwrap();
+        assert_eq!(full(answer).await.unwrap().body, "quick");
+        let answer = other.send(of("192.0.2.2", "/medium")).await.unwrap();
+        assert_eq!(full(answer).await.unwrap().body.len(), 40 * KIB);
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_over_http_1_gets_all_of_it() {
+    let origin = sized();
+    for lines in ["", "buffer.response = \"0B\"", "buffer.response = \"1MiB\""] {
+        let proxy = Setup::of(&[&origin]).pool_lines(lines).route("cache = false").start();
+        let mut client = proxy.connect();
+        for path in ["/large", "/medium", "/large", "/"] {
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+            let head = client.answer_head();
+            let length = head.header("content-length").unwrap().parse().unwrap();
+            be_silent_for(Duration::from_millis(20));
+            let body = client.read_exactly(length);
+            assert!(body.iter().all(|byte| *byte == b'x') || body == b"quick");
+        }
+    }
+}
+
+#[test]
+fn what_a_client_holds_and_does_not_read_is_called_in_for_others() {
+    let origin = sized();
+    let proxy =
+        Setup::of(&[&origin]).listener(FRONT).pool_lines(SMALL).route("cache = false").start();
+    h2::run(async {
+        let mut greedy = zero_window(&proxy).await;
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(greedy.send(of("192.0.2.1", "/large")).await.unwrap());
+        }
+        let mut other = Session::open_plain(proxy.address()).await;
+        let answer = other.send(of("192.0.2.2", "/")).await.unwrap();
+        assert_eq!(full(answer).await.unwrap().body, "quick");
+        // Only as much as is needed, and the connection stays.
+        assert!(full(held.remove(0)).await.is_err());
+        let answer = other.send(of("192.0.2.2", "/large")).await.unwrap();
+        assert_eq!(full(answer).await.unwrap().body.len(), KIB * KIB);
+        // It has places again once it holds none.
+        held.clear();
+        assert_eq!(greedy.send(of("192.0.2.1", "/")).await.unwrap().status(), 200);
+    });
+    let line = proxy.access("client_share");
+    assert_eq!((&line["status"], &line["client_ip"]), (&200.into(), &"192.0.2.1".into()));
+}
+
+#[test]
+fn the_requests_of_a_client_that_has_its_share_wait_behind_all_others() {
+    let (first, held) = (Gate::default(), Gate::default());
+    let origin = {
+        let (first, held) = (first.clone(), held.clone());
+        Origin::scripted(move |call| {
+            match call.request.target() {
+                "/first" => first.pass(),
+                _ => held.pass(),
+            }
+            call.send(&ok(""));
+        })
+    };
+    let limits = "limits = { connections = 2, queue = 3, queue_timeout = \"9s\" }\nretry = false";
+    let proxy = Setup::of(&[&origin])
+        .listener("trusted = [\"127.0.0.0/8\"]")
+        .pool_lines(limits)
+        .route("cache = false")
+        .start();
+    let ask = |path: &str, ip: &str| {
+        let mut client = proxy.connect();
+        let from = format!("X-Forwarded-For: {ip}");
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{from}\r\n\r\n"));
+        client
+    };
+    let mut greedy = vec![ask("/first", "192.0.2.1"), ask("/held", "192.0.2.1")];
+    origin.requests(2);
+    for waiting in 1..=3 {
+        greedy.push(ask("/held", "192.0.2.1"));
+        proxy.wait_for_metric("headwater_queue_length{pool=\"app\"}", f64::from(waiting));
+    }
+    // The queue is full of one client: its last request makes room for another one's.
+    let mut modest = ask("/held", "192.0.2.2");
+    let refused = greedy.pop().unwrap().answer();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    let line = proxy.access("client_share");
+    assert_eq!((&line["status"], &line["client_ip"]), (&503.into(), &"192.0.2.1".into()));
+    first.open();
+    let third = origin.request(2);
+    assert!(third.header("x-forwarded-for").unwrap().starts_with("192.0.2.2"), "{third:?}");
+    held.open();
+    assert_eq!(modest.answer().status, 200);
+    for client in &mut greedy {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn a_client_that_is_alone_may_hold_every_place() {
+    let gate = Gate::default();
+    let origin = {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            gate.pass();
+            call.send(&ok(""));
+        })
+    };
+    let proxy = Setup::of(&[&origin]).pool_lines(SMALL).route("cache = false").start();
+    let mut clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = proxy.connect();
+            client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+            client
+        })
+        .collect();
+    origin.requests(4);
+    proxy.wait_for_metric("headwater_queue_length{pool=\"app\"}", 4.0);
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}

@@ -98,6 +98,18 @@ impl Session {
         Self::open_plain_after(address, b"").await
     }
 
+    /// The same, with settings of its own.
+    pub async fn open_plain_with(
+        address: SocketAddr,
+        set: impl FnOnce(&mut http2::Builder<TokioExecutor>),
+    ) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        set(&mut builder);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        Self { sender, driver: Handle::current().spawn(connection) }
+    }
+
     /// The same, after bytes of a proxy in front.
     pub async fn open_plain_after(address: SocketAddr, before: &[u8]) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
