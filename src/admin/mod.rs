@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! socket, serve      bind, accept, one connection
+//! places             who may stay, and who gives way
 //! router, guard      which call, and who may make it
 //! request, reply     bodies in, answers out
 //! readiness, metrics, status, routes, pools, manual, cache, purge, acme    one call each
@@ -22,6 +23,7 @@ mod fronts;
 mod guard;
 mod manual;
 mod metrics;
+mod places;
 mod pools;
 mod purge;
 mod readiness;

@@ -93,6 +93,11 @@ impl Call {
     }
 }
 
+/// Whether a path is that of a probe or a scrape.
+pub(super) fn is_public(path: &str) -> bool {
+    Call::of(path).is_some_and(Call::is_public)
+}
+
 /// Answers one request.
 pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Answer {
     let context = &service.context;
@@ -121,7 +126,7 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         Call::Readyz => return Ok(readiness::reply(context, &snapshot)),
         Call::Metrics => {
             let scrape = metrics::Scrape::of(context, snapshot);
-            return Ok(exposition(service.aside(move || scrape.encode()).await??));
+            return Ok(exposition(service.scrape(move || scrape.encode()).await??));
         }
         Call::Reload => return reload(service).await,
         Call::Drain => return drain(service).await,

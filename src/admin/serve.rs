@@ -1,10 +1,11 @@
 //! Accepting connections and answering their requests, each within bounds.
 
-use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -13,34 +14,33 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
+use super::places::{CLIENT_TIMEOUT, Place, Places};
 use super::reply::{Refusal, Reply};
 use super::socket::{Acceptor, AdminSocket, Reach, Stream};
 use super::{Context, router};
 use crate::shutdown::{Phase, Tasks};
 
-const CONNECTIONS_MAX: usize = 64;
-/// From the end of an answer, or from the accept, to the end of the next head. So it is also how
-/// long a connection may be idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// From the head of a request to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Since the last head; after this long only a client that does not read its answer is left.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Long works on threads of their own at the same time.
 const WORKS_MAX: usize = 4;
+/// Scrapes at the same time: other works do not keep them waiting.
+const SCRAPES_MAX: usize = 2;
 
 /// What every request of the API is answered from.
 pub(super) struct Service {
     pub(super) context: Rc<Context>,
     pub(super) reach: Reach,
     works: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
 }
 
 /// Answers requests until the process aborts, or this is dropped: probes and scrapes go on while
@@ -55,8 +55,10 @@ pub async fn serve(socket: AdminSocket, context: Rc<Context>, tasks: Tasks) {
         }
     };
     let mut stop = context.stop.clone();
-    let service = Rc::new(Service { context, reach, works: Arc::new(Semaphore::new(WORKS_MAX)) });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let works = Arc::new(Semaphore::new(WORKS_MAX));
+    let scrapes = Arc::new(Semaphore::new(SCRAPES_MAX));
+    let service = Rc::new(Service { context, reach, works, scrapes });
+    let places = Rc::new(Places::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -66,10 +68,7 @@ pub async fn serve(socket: AdminSocket, context: Rc<Context>, tasks: Tasks) {
         match accepted {
             Ok((stream, place)) => {
                 let service = service.clone();
-                tasks.spawn("admin connection", async move {
-                    let _place = place;
-                    drive(stream, service).await;
-                });
+                tasks.spawn("admin connection", drive(stream, place, service));
             }
             Err(error) => {
                 tracing::warn!(%error, "the admin API failed to accept");
@@ -79,30 +78,29 @@ pub async fn serve(socket: AdminSocket, context: Rc<Context>, tasks: Tasks) {
     }
 }
 
-/// Waits for a place among the connections, then for a connection.
+/// Waits for a connection, then for a place.
 async fn next(
     acceptor: &Acceptor,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(Box<dyn Stream>, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    Ok((acceptor.accept().await?, place))
+    places: &Rc<Places>,
+) -> std::io::Result<(Box<dyn Stream>, Place)> {
+    let stream = acceptor.accept().await?;
+    Ok((stream, places.take().await))
 }
 
 /// One connection to its end.
-async fn drive(stream: Box<dyn Stream>, service: Rc<Service>) {
-    let last_head = Rc::new(Cell::new(Instant::now()));
+async fn drive(stream: Box<dyn Stream>, place: Place, service: Rc<Service>) {
     let mut stop = service.context.stop.clone();
     let answer = service_fn({
-        let last_head = last_head.clone();
+        let place = place.clone();
         move |request| {
-            last_head.set(Instant::now());
-            let service = service.clone();
-            async move { Ok::<_, Infallible>(service.answer(request).await) }
+            let (service, place) = (service.clone(), place.clone());
+            async move { Ok::<_, Infallible>(service.answer(request, &place).await) }
         }
     });
+    let stream = Watched { stream, place: place.clone() };
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(CLIENT_TIMEOUT)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answer);
@@ -113,23 +111,57 @@ async fn drive(stream: Box<dyn Stream>, service: Rc<Service>) {
         result = http => if let Err(error) = result {
             tracing::debug!(%error, "admin connection ended");
         },
-        () = overdue(&last_head) => tracing::debug!("admin client does not read its answer"),
+        reason = place.over() => tracing::debug!(reason, "admin connection closed"),
     }
 }
 
-/// Resolves when no head has come for too long.
-async fn overdue(last_head: &Cell<Instant>) {
-    loop {
-        let deadline = last_head.get() + EXCHANGE_TIMEOUT;
-        if Instant::now() >= deadline {
-            return;
+/// A stream that notes when its client takes something.
+struct Watched {
+    stream: Box<dyn Stream>,
+    place: Place,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.place.progress();
         }
-        sleep_until(deadline).await;
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 impl Service {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, place: &Place) -> Reply {
+        if !place.begin(router::is_public(request.uri().path())) {
+            place.answered();
+            let message = "too many calls at the same time";
+            let mut reply = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message).into_reply();
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return reply;
+        }
         let answer = timeout(REQUEST_TIMEOUT, router::answer(self, request)).await;
         let mut reply = match answer {
             Ok(Ok(reply)) => reply,
@@ -142,6 +174,7 @@ impl Service {
         if self.is_stopping() {
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        place.answered();
         reply
     }
 
@@ -159,8 +192,23 @@ impl Service {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
+        Self::in_turn(&self.works, work).await
+    }
+
+    /// The same for a scrape.
+    pub(super) async fn scrape<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        Self::in_turn(&self.scrapes, work).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        turns: &Arc<Semaphore>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the work was broken off");
-        let turn = self.works.clone().acquire_owned().await.map_err(|_| failed())?;
+        let turn = turns.clone().acquire_owned().await.map_err(|_| failed())?;
         let worked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work()
@@ -177,20 +225,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
+    use tokio::time::Instant;
+
     use super::super::testing::{Running, run};
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_sends_no_further_head_is_overdue_after_a_minute() {
-        let start = Instant::now();
-        let last_head = Cell::new(start);
-        let later = async {
-            sleep(Duration::from_secs(30)).await;
-            last_head.set(Instant::now());
-        };
-        tokio::join!(overdue(&last_head), later);
-        assert_eq!(start.elapsed(), Duration::from_secs(30) + EXCHANGE_TIMEOUT);
-    }
 
     #[test]
     fn a_silent_connection_is_closed_after_the_head_timeout() {
@@ -201,30 +239,38 @@ mod tests {
             let mut silent = TcpStream::connect(running.address).await.unwrap();
             let mut rest = Vec::new();
             silent.read_to_end(&mut rest).await.unwrap();
-            assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+            assert_eq!(start.elapsed().as_secs(), CLIENT_TIMEOUT.as_secs());
         });
     }
 
     #[test]
-    fn a_connection_above_the_limit_waits_for_a_place() {
+    fn probes_are_answered_beside_silent_connections() {
         run(async {
             let running = Running::start("");
-            let mut held = Vec::new();
-            for _ in 0..CONNECTIONS_MAX {
-                // Answered, so that each is known to have its place.
-                let mut stream = TcpStream::connect(running.address).await.unwrap();
-                let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
-                stream.write_all(request).await.unwrap();
-                stream.read_u8().await.unwrap();
-                held.push(stream);
+            let mut silent = Vec::new();
+            for _ in 0..300 {
+                silent.push(TcpStream::connect(running.address).await.unwrap());
             }
-            let mut waiting = pin!(running.get("/livez"));
-            // The clock moves on only when nothing else is left to do.
-            tokio::time::pause();
-            assert!(timeout(HEAD_TIMEOUT / 2, &mut waiting).await.is_err());
-            tokio::time::resume();
-            held.pop();
-            assert_eq!(waiting.await.status, 200);
+            for path in ["/livez", "/readyz", "/metrics", "/api/status"] {
+                assert_ne!(running.get(path).await.head, "", "{path}");
+            }
+        });
+    }
+
+    #[test]
+    fn probes_are_answered_beside_bodies_that_do_not_come() {
+        run(async {
+            let running = Running::start("");
+            let mut slow = Vec::new();
+            for _ in 0..300 {
+                let mut stream = TcpStream::connect(running.address).await.unwrap();
+                let head = "POST /api/cache/purge HTTP/1.1\r\nHost: localhost\r\n\
+                            Content-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+                stream.write_all(head.as_bytes()).await.unwrap();
+                slow.push(stream);
+            }
+            assert_eq!(running.get("/livez").await.status, 200);
+            assert_eq!(running.get("/metrics").await.status, 200);
         });
     }
 
