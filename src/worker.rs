@@ -144,6 +144,8 @@ async fn work(
     let accepting = Tasks::default();
     let housekeeping = Tasks::default();
     housekeeping.spawn("outbox", outbox::run());
+    let turns = local.encoders.turns.clone();
+    housekeeping.spawn("encoders", async move { turns.pace().await });
     housekeeping.spawn("log", hand_on_log_lines(local.clone()));
     housekeeping.spawn("sweep", sweep(local.clone(), beat));
     housekeeping.spawn("reclaim", close_on_request(local.clone(), reclaims));

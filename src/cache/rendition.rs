@@ -21,6 +21,7 @@ use crate::body::StoredBody;
 use crate::compress::Coding;
 use crate::compress::encode::{Effort, Encoder, SLICE_BYTES, worth_bytes_max};
 use crate::compress::fields::KeptFields;
+use crate::compress::turns::Ticket;
 use crate::fields::Named;
 use crate::memory::Charge;
 
@@ -116,11 +117,16 @@ impl Making {
         self.decide(work, entry);
     }
 
-    /// Makes it slice by slice, with the turns of other tasks in between.
-    pub async fn make(self, cache: &Cache, entry: &Entry) {
+    /// Makes it slice by slice, each in a turn of its own.
+    pub async fn make(self, cache: &Cache, entry: &Entry, ticket: &Ticket) {
         let mut work = Work::begin(self.coding, cache, &entry.body);
-        while work.as_mut().is_some_and(|work| work.step(&entry.body)) {
-            tokio::task::yield_now().await;
+        loop {
+            ticket.turn().await;
+            let has_more = work.as_mut().is_some_and(|work| work.step(&entry.body));
+            ticket.end();
+            if !has_more {
+                break;
+            }
         }
         self.decide(work, entry);
     }
@@ -260,10 +266,13 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::super::entry::Head;
     use super::super::testing::{config, head};
     use super::*;
     use crate::compress::encode::tests::decode;
+    use crate::compress::turns::Turns;
     use crate::memory::Memory;
 
     fn cache() -> Arc<Cache> {
@@ -284,7 +293,11 @@ mod tests {
 
     async fn made(cache: &Cache, entry: &Entry, coding: Coding) -> Rendition {
         let renditions = entry.renditions(cache).expect("it may be coded");
-        renditions.begin(coding).expect("nobody makes it").make(cache, entry).await;
+        renditions
+            .begin(coding)
+            .expect("nobody makes it")
+            .make(cache, entry, &Rc::new(Turns::default()).ticket())
+            .await;
         renditions.get(coding)
     }
 

@@ -10,6 +10,7 @@ pub mod eligible;
 pub mod encode;
 pub mod fields;
 pub mod negotiate;
+pub mod turns;
 
 use http::HeaderValue;
 

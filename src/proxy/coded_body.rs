@@ -3,11 +3,13 @@
 //! What has come is never held back: when the source has no more for the moment, the encoder is
 //! flushed, so an event reaches its reader when it was sent. The source is read no faster than the
 //! result is taken. A source that breaks off leaves the coding without its end, and its trailers
-//! follow the end. After each slice the worker's other tasks have their turn.
+//! follow the end. Each piece of work waits for its [turn](crate::compress::turns), in which all
+//! else that the worker has to do comes between.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -15,7 +17,8 @@ use http_body::{Frame, SizeHint};
 use super::encoders::Permit;
 use crate::body::Body;
 use crate::compress::Coding;
-use crate::compress::encode::{Effort, Encoder, SLICE_BYTES};
+use crate::compress::encode::{Encoder, PIECE_BYTES};
+use crate::compress::turns::{TURN_MAX, Ticket};
 use crate::error::{Error, Kind};
 
 #[derive(Debug)]
@@ -25,8 +28,9 @@ pub(super) struct CodedBody {
     state: State,
     /// What the source gave and the encoder has not taken yet.
     input: Bytes,
-    /// Bytes that were encoded since others had their turn.
-    spent: usize,
+    /// The source has ended, and what follows the coding.
+    end: Option<Option<Frame<Bytes>>>,
+    ticket: Ticket,
     _permit: Permit,
 }
 
@@ -47,13 +51,13 @@ type Part = Option<Result<Frame<Bytes>, Error>>;
 
 impl CodedBody {
     pub(super) fn new(source: Body, coding: Coding, permit: Permit) -> Self {
-        let state = State::Waiting;
-        Self { source, coding, state, input: Bytes::new(), spent: 0, _permit: permit }
+        let (state, ticket) = (State::Waiting, permit.ticket());
+        Self { source, coding, state, input: Bytes::new(), end: None, ticket, _permit: permit }
     }
 
     fn encoder(&mut self) -> io::Result<&mut Encoder> {
         if matches!(self.state, State::Waiting) {
-            let encoder = Encoder::new(self.coding, Effort::Passing)?;
+            let encoder = Encoder::new(self.coding, self.ticket.effort())?;
             self.state = State::Encoding { encoder, is_dirty: false };
         }
         match &mut self.state {
@@ -65,11 +69,22 @@ impl CodedBody {
         }
     }
 
-    /// Encodes one slice of the input.
+    /// Encodes as much of the input as one turn takes.
     fn encode(&mut self) -> io::Result<Vec<u8>> {
-        let slice = self.input.split_to(self.input.len().min(SLICE_BYTES));
-        self.spent += slice.len();
-        self.encoder()?.write(&slice)
+        let mut coded = Vec::new();
+        let begun = Instant::now();
+        loop {
+            let piece = self.input.split_to(self.input.len().min(PIECE_BYTES));
+            let more = self.encoder()?.write(&piece)?;
+            if coded.is_empty() {
+                coded = more;
+            } else {
+                coded.extend_from_slice(&more);
+            }
+            if self.input.is_empty() || begun.elapsed() >= TURN_MAX {
+                return Ok(coded);
+            }
+        }
     }
 
     /// What the encoder holds back.
@@ -81,6 +96,10 @@ impl CodedBody {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    fn is_dirty(&self) -> bool {
+        matches!(self.state, State::Encoding { is_dirty: true, .. })
     }
 
     /// Ends the coding, be it that of nothing; `next` follows it.
@@ -121,30 +140,27 @@ impl http_body::Body for CodedBody {
             if let State::Ended(next) = &mut this.state {
                 return Poll::Ready(next.take().map(Ok));
             }
-            let result = if this.input.is_empty() {
+            if this.input.is_empty() && this.end.is_none() {
                 match Pin::new(&mut this.source).poll_frame(cx) {
-                    Poll::Ready(None) => this.end(None),
+                    Poll::Ready(None) => this.end = Some(None),
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => {
-                            this.input = data;
-                            continue;
-                        }
-                        Err(trailers) => this.end(Some(trailers)),
+                        Ok(data) if data.is_empty() => continue,
+                        Ok(data) => this.input = data,
+                        Err(trailers) => this.end = Some(Some(trailers)),
                     },
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(this.broken(error)),
-                    Poll::Pending => {
-                        this.spent = 0;
-                        let flushed = this.flush();
-                        return this.part(flushed).map_or(Poll::Pending, Poll::Ready);
-                    }
+                    Poll::Pending if this.is_dirty() => {}
+                    Poll::Pending => return Poll::Pending,
                 }
-            } else if this.spent >= SLICE_BYTES {
-                this.spent = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            } else {
-                this.encode()
+            }
+            ready!(this.ticket.poll(cx));
+            let result = match this.end.take() {
+                _ if !this.input.is_empty() => this.encode(),
+                Some(next) => this.end(next),
+                // Nothing more is there for the moment.
+                None => this.flush(),
             };
+            this.ticket.end();
             if let Some(part) = this.part(result) {
                 return Poll::Ready(part);
             }
@@ -198,13 +214,13 @@ mod tests {
         http_body::Body::poll_frame(Pin::new(body), &mut Context::from_waker(Waker::noop()))
     }
 
-    /// All data to the end, and how often it was `Pending`.
-    fn read(body: &mut CodedBody) -> (Vec<u8>, usize) {
-        let (mut all, mut pauses) = (Vec::new(), 0);
+    /// All data to the end.
+    fn read(body: &mut CodedBody) -> Vec<u8> {
+        let mut all = Vec::new();
         loop {
             match next(body) {
-                Poll::Pending => pauses += 1,
-                Poll::Ready(None) => return (all, pauses),
+                Poll::Pending => {}
+                Poll::Ready(None) => return all,
                 Poll::Ready(Some(part)) => {
                     all.extend_from_slice(part.expect("no error").data_ref().expect("data"));
                 }
@@ -222,19 +238,38 @@ mod tests {
                 sent.extend_from_slice(frame.data_ref().expect("data"));
             }
             assert!(!sent.is_empty(), "{coding:?}");
-            let (rest, _) = read(&mut body);
+            let rest = read(&mut body);
             sent.extend(rest);
             assert_eq!(decode(coding, &sent).expect("decodes"), b"one\ntwo\n");
             assert!(http_body::Body::is_end_stream(&body));
         }
     }
 
-    #[test]
-    fn a_long_part_is_encoded_by_turns() {
-        let long = b"abcdefgh".repeat(SLICE_BYTES);
-        let mut body = coded(Coding::Gzip, vec![data(&long)]);
-        let (sent, pauses) = read(&mut body);
-        assert!(pauses >= 7, "{pauses}");
+    #[tokio::test]
+    async fn a_long_part_is_encoded_by_turns() {
+        let long = b"abcdefgh".repeat(128 << 10);
+        let encoders = Rc::new(Encoders::default());
+        let permit = encoders.permit(Purpose::Stream).expect("a place");
+        let body = Body::stream(Script([data(&long)].into()));
+        let mut body = CodedBody::new(body, Coding::Gzip, permit);
+        let (mut sent, mut turns) = (Vec::new(), 0);
+        let all = async {
+            loop {
+                let part = std::future::poll_fn(|cx| {
+                    let part = http_body::Body::poll_frame(Pin::new(&mut body), cx);
+                    turns += usize::from(part.is_pending());
+                    part
+                });
+                let Some(part) = part.await else { break };
+                sent.extend_from_slice(part.expect("no error").data_ref().expect("data"));
+            }
+        };
+        tokio::select! {
+            biased;
+            () = encoders.turns.pace() => unreachable!("it never ends"),
+            () = all => {}
+        }
+        assert!(turns > 2, "{turns}");
         assert!(decode(Coding::Gzip, &sent).expect("decodes") == long);
     }
 
@@ -258,7 +293,7 @@ mod tests {
             assert!(decode(coding, &sent).is_err(), "{coding:?}");
             assert!(matches!(next(&mut body), Poll::Ready(None)));
 
-            let (nothing, _) = read(&mut coded(coding, Vec::new()));
+            let nothing = read(&mut coded(coding, Vec::new()));
             assert_eq!(decode(coding, &nothing).expect("decodes"), b"");
         }
     }

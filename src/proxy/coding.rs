@@ -20,7 +20,7 @@ use super::encoders::{Permit, Purpose};
 use super::exchange::Exchange;
 use crate::body::Body;
 use crate::cache::{Coded, Entry, Head, Rendition, conditional};
-use crate::compress::encode::{self, SLICE_BYTES};
+use crate::compress::encode::{self, SLICE_BYTES, WHOLE_BYTES_MAX};
 use crate::compress::fields::Bytes;
 use crate::compress::negotiate::{Accepted, normal_accept_encoding};
 use crate::compress::{Coding, eligible, fields};
@@ -113,7 +113,8 @@ pub(super) fn choose(exchange: &Exchange, asked: &Asked<'_>, entry: &Arc<Entry>)
     }
     if let Some(making) = renditions.begin(coding) {
         let cache = exchange.snapshot.cache.clone();
-        if entry.body.bytes() <= SLICE_BYTES as u64 {
+        let turns = &exchange.local.encoders.turns;
+        if entry.body.bytes() <= SLICE_BYTES as u64 && turns.take_now() {
             making.make_now(&cache, entry);
             return ready(plain);
         }
@@ -122,7 +123,7 @@ pub(super) fn choose(exchange: &Exchange, asked: &Asked<'_>, entry: &Arc<Entry>)
         };
         let entry = entry.clone();
         exchange.local.tasks.spawn("cache rendition", async move {
-            making.make(&cache, &entry).await;
+            making.make(&cache, &entry, &permit.ticket()).await;
             drop(permit);
         });
     }
@@ -230,18 +231,21 @@ pub(super) fn apply(exchange: &mut Exchange, asked: &Asked<'_>, response: &mut R
     let Form::Passing(coding, _) = form else { return };
     exchange.coding = Some(coding);
     let body = std::mem::take(response.body_mut());
+    let turns = &exchange.local.encoders.turns;
     match body {
-        Body::Full(plain) if plain.len() <= SLICE_BYTES => match encode::whole(coding, &plain) {
-            None => {
-                exchange.coding = None;
-                *response.body_mut() = Body::Full(plain);
+        Body::Full(plain) if plain.len() <= WHOLE_BYTES_MAX && turns.take_now() => {
+            match encode::whole(coding, &plain) {
+                None => {
+                    exchange.coding = None;
+                    *response.body_mut() = Body::Full(plain);
+                }
+                Some(coded) => {
+                    form.describe(response.headers_mut());
+                    response.headers_mut().insert(CONTENT_LENGTH, coded.len().into());
+                    *response.body_mut() = Body::Full(coded.into());
+                }
             }
-            Some(coded) => {
-                form.describe(response.headers_mut());
-                response.headers_mut().insert(CONTENT_LENGTH, coded.len().into());
-                *response.body_mut() = Body::Full(coded.into());
-            }
-        },
+        }
         // An answer to HEAD.
         Body::Empty => form.describe(response.headers_mut()),
         plain => {

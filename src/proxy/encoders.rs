@@ -1,8 +1,11 @@
-//! How many encoders a worker may have at work, by what they work for. Above that, bodies are sent
-//! as they are: memory stays bounded, and a crowd does not wait for compression.
+//! How many encoders a worker may have, by what they work for, and whose turn it is. Above that, or
+//! when too many wait for their turn, bodies are sent as they are: memory stays bounded, and a crowd
+//! does not wait for compression.
 
 use std::cell::Cell;
 use std::rc::Rc;
+
+use crate::compress::turns::{Load, Ticket, Turns};
 
 /// Responses that are coded while they are sent; each encoder has at most about 1.2 MiB.
 const STREAMS_MAX: usize = 64;
@@ -25,6 +28,7 @@ pub struct Encoders {
     streams: Cell<usize>,
     events: Cell<usize>,
     renditions: Cell<usize>,
+    pub turns: Rc<Turns>,
 }
 
 /// The right to have an encoder, until it is dropped.
@@ -37,7 +41,7 @@ pub(super) struct Permit {
 impl Encoders {
     pub(super) fn permit(self: &Rc<Self>, purpose: Purpose) -> Option<Permit> {
         let (count, max) = self.count(purpose);
-        if count.get() >= max {
+        if count.get() >= max || self.turns.load() == Load::Overloaded {
             return None;
         }
         count.set(count.get() + 1);
@@ -50,6 +54,13 @@ impl Encoders {
             Purpose::Events => (&self.events, EVENT_STREAMS_MAX),
             Purpose::Rendition => (&self.renditions, RENDITIONS_MAX),
         }
+    }
+}
+
+impl Permit {
+    /// A place among those that wait for their turn.
+    pub(super) fn ticket(&self) -> Ticket {
+        self.encoders.turns.ticket()
     }
 }
 
