@@ -57,6 +57,8 @@ pub enum Kind {
     NotCached,
     /// The client wanted its stream to become a tunnel, and this is no place for one.
     NoTunnel,
+    /// The client has given up more requests than endpoints of HTTP/2 have ended.
+    TooManyAbandoned,
 
     /// The endpoint could not be reached: refused, unreachable, TLS failed.
     Connect,
@@ -114,7 +116,8 @@ impl Kind {
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::NotCached
-            | Self::NoTunnel => Origin::Client,
+            | Self::NoTunnel
+            | Self::TooManyAbandoned => Origin::Client,
             Self::Connect
             | Self::ConnectTimeout
             | Self::Reset
@@ -162,6 +165,7 @@ impl Kind {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotCached => "not_cached",
             Self::NoTunnel => "no_tunnel",
+            Self::TooManyAbandoned => "too_many_abandoned",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "reset",

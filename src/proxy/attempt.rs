@@ -310,6 +310,7 @@ impl Sending<'_> {
 pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {
     let failure = match error.kind {
         _ if error.is_unwritten => Failure::Unwritten,
+        _ if error.is_dismissed => Failure::Dismissed,
         Kind::Refused => Failure::Refused,
         Kind::Reset => Failure::Reset,
         Kind::FirstByteTimeout => Failure::Timeout,

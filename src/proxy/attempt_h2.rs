@@ -27,6 +27,10 @@ impl Sending<'_> {
         mut lease: Lease,
         now: Instant,
     ) -> Result<Answered, Failed> {
+        if self.outgoing.client.is_some_and(|it| self.local.connections.is_shut_to(it)) {
+            let kind = Kind::TooManyAbandoned;
+            return Err(Failed::new(kind.into(), Failure::Final(kind)));
+        }
         let (place, started) = self.place(&mut lease, now).await?;
         let was_resting = place.is_reused();
         let mut timer = self.timers.take();
@@ -39,6 +43,7 @@ impl Sending<'_> {
                 upgrade: None,
                 timeout_millis: self.time_left(started),
             },
+            client: outgoing.client,
             is_secure: self.balanced.dialer.tls.is_some(),
         };
         let deadlines = &self.deadlines;
@@ -63,7 +68,9 @@ impl Sending<'_> {
             }
             Err(error) => {
                 let now = Instant::now();
-                if error.kind.origin() == Origin::Upstream && !error.is_unwritten {
+                // What ended with the connection of all says nothing about the endpoint.
+                let is_own = !error.is_unwritten && !error.is_dismissed;
+                if error.kind.origin() == Origin::Upstream && is_own {
                     let pool = &self.balanced.pool;
                     pool.failed(lease.endpoint(), now - started, now.into_std());
                 }
@@ -137,12 +144,19 @@ impl Sending<'_> {
         let snapshot = self.local.snapshot();
         headers::append_via(response.headers_mut(), snapshot.via.hop(Version::HTTP_2));
         if !exchange.is_at_end() {
+            let last = exchange.last_stream();
             let body = ResponseBody::new(Wire::H2(exchange), lease, self.deadlines, timer);
             *response.body_mut() = match self.begun(body).await {
                 Ok(body) => body,
                 Err(error) => {
-                    pool.failed(&endpoint, took, now);
-                    return Err(Failed::new(Error::caused(Kind::Reset, error), Failure::Reset));
+                    let failure = match last.get() {
+                        Some(_) => Failure::Dismissed,
+                        None => Failure::Reset,
+                    };
+                    if failure == Failure::Reset {
+                        pool.failed(&endpoint, took, now);
+                    }
+                    return Err(Failed::new(Error::caused(Kind::Reset, error), failure));
                 }
             };
         }

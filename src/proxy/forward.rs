@@ -31,7 +31,7 @@ pub(super) struct Outgoing {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub upload: Option<Rc<Upload>>,
-    /// Whose places it takes.
+    /// Whose request it is; `None` for one of our own.
     pub client: Option<IpAddr>,
     /// Bytes of the answer that may be taken ahead of its reader; `None`: it passes as it comes.
     pub ahead_bytes_max: Option<usize>,

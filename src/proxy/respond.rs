@@ -37,6 +37,7 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         Kind::FirstByteTimeout | Kind::IdleTimeout | Kind::Deadline | Kind::NotCached => {
             StatusCode::GATEWAY_TIMEOUT
         }
+        Kind::TooManyAbandoned => StatusCode::TOO_MANY_REQUESTS,
         Kind::Loop => StatusCode::LOOP_DETECTED,
         Kind::Refused
         | Kind::NoEndpoint
@@ -73,7 +74,7 @@ pub(super) fn error(
     let status = status_of(kind);
     let mut response = page(status, explanation(kind), request, request_id, pages);
     let headers = response.headers_mut();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     }
     if kind == Kind::MethodNotAllowed {
@@ -192,6 +193,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         | Kind::QueueTimeout
         | Kind::ClientShare
         | Kind::TunnelLimit => "The service is busy at the moment.",
+        Kind::TooManyAbandoned => "Too many requests before this one were given up.",
         Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
         Kind::Internal => "Something went wrong here.",

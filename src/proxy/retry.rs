@@ -10,6 +10,10 @@ use crate::error::Kind;
 /// nothing about the endpoint, but somewhere it must end.
 const STALE_MAX: u32 = 8;
 
+/// Tries of one request that ended with the connection that others shared, as the endpoint had
+/// announced. They cost nothing either; but it may be this request that the endpoint will not have.
+const DISMISSED_MAX: u32 = 3;
+
 /// How a try ended, if not with an answer that is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -21,6 +25,8 @@ pub(super) enum Failure {
     Unwritten,
     /// The endpoint did not process the request.
     Refused,
+    /// The endpoint has ended a shared connection, and may have begun with the request.
+    Dismissed,
     /// The connection ended before a response head.
     Reset,
     /// No answer within the time for it.
@@ -65,6 +71,9 @@ pub(super) fn verdict(failure: Failure, attempt: &Attempt<'_>) -> Verdict {
     if failure == Failure::Unwritten && attempt.was_resting && attempt.stale < STALE_MAX {
         return Verdict::Refresh;
     }
+    if failure == Failure::Dismissed && attempt.is_idempotent && attempt.stale < DISMISSED_MAX {
+        return Verdict::Refresh;
+    }
     let Some(retry) = attempt.retry else { return Verdict::GiveUp };
     if failure == Failure::Connect {
         // As many endpoints as there are may be down: that is no try of the request.
@@ -82,7 +91,7 @@ pub(super) fn verdict(failure: Failure, attempt: &Attempt<'_>) -> Verdict {
         }
         Failure::Unwritten => Verdict::Again(RetryReason::NeverWritten),
         Failure::Refused => Verdict::Again(RetryReason::Refused),
-        Failure::Reset if retry.on_reset && attempt.is_idempotent => {
+        Failure::Reset | Failure::Dismissed if retry.on_reset && attempt.is_idempotent => {
             Verdict::Again(RetryReason::Reset)
         }
         // The same endpoint would take as long, and answer alike.
@@ -189,6 +198,19 @@ mod tests {
         assert_eq!(verdict(Failure::Reset, &last), Verdict::GiveUp);
         let read = Attempt { is_replayable: false, ..attempt(Some(&retry)) };
         assert_eq!(verdict(Failure::Reset, &read), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_shared_connection_that_was_ended_costs_no_try_of_what_may_be_sent_twice() {
+        let get = attempt(None);
+        assert_eq!(verdict(Failure::Dismissed, &get), Verdict::Refresh);
+        let often = Attempt { stale: DISMISSED_MAX, ..get };
+        assert_eq!(verdict(Failure::Dismissed, &often), Verdict::GiveUp);
+        let retry = config();
+        let often = Attempt { retry: Some(&retry), ..often };
+        assert_eq!(verdict(Failure::Dismissed, &often), Verdict::Again(RetryReason::Reset));
+        let post = Attempt { is_idempotent: false, ..attempt(Some(&retry)) };
+        assert_eq!(verdict(Failure::Dismissed, &post), Verdict::GiveUp);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct SendError {
     pub kind: Kind,
     /// Not a byte of the request was written: it may go elsewhere whatever it is.
     pub is_unwritten: bool,
+    /// It ended with the shared connection that it was on, as the endpoint had announced.
+    pub is_dismissed: bool,
     pub source: Option<Source>,
 }
 
@@ -175,7 +177,7 @@ impl Connection {
             timer.poll_until(deadline, now, cx).map(|()| {
                 let total_passed = deadlines.total.is_some_and(|total| now >= total);
                 let kind = if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout };
-                Err(SendError { kind, is_unwritten: false, source: None })
+                Err(SendError { kind, is_unwritten: false, is_dismissed: false, source: None })
             })
         })
         .await?;
@@ -192,7 +194,8 @@ impl Connection {
     /// Writes the rest of a request that was answered early. A new protocol begins behind the whole
     /// of it (RFC 9110 §7.8).
     async fn finish_request(&mut self, within: Duration) -> Result<(), SendError> {
-        let failed = |kind| SendError { kind, is_unwritten: false, source: None };
+        let failed =
+            |kind| SendError { kind, is_unwritten: false, is_dismissed: false, source: None };
         let rest = poll_fn(|cx| match self.writer.poll(&mut self.io, cx) {
             Poll::Ready(Err(WriteError::Upload(kind))) => Poll::Ready(Err(failed(kind))),
             Poll::Ready(Err(WriteError::Io(_))) => Poll::Ready(Err(failed(Kind::Reset))),
@@ -211,12 +214,18 @@ impl Connection {
     ) -> Poll<Result<ResponseHead, SendError>> {
         match self.writer.poll(&mut self.io, cx) {
             Poll::Ready(Err(WriteError::Upload(kind))) => {
-                return Poll::Ready(Err(SendError { kind, is_unwritten: false, source: None }));
+                return Poll::Ready(Err(SendError {
+                    kind,
+                    is_unwritten: false,
+                    is_dismissed: false,
+                    source: None,
+                }));
             }
             Poll::Ready(Err(WriteError::Io(error))) if self.writer.is_untouched => {
                 return Poll::Ready(Err(SendError {
                     kind: Kind::Reset,
                     is_unwritten: true,
+                    is_dismissed: false,
                     source: Some(error.into()),
                 }));
             }
@@ -244,7 +253,12 @@ impl Connection {
                 Err(error) => error,
             };
             let source = Some(source.into());
-            return Poll::Ready(Err(SendError { kind: Kind::Reset, is_unwritten: false, source }));
+            return Poll::Ready(Err(SendError {
+                kind: Kind::Reset,
+                is_unwritten: false,
+                is_dismissed: false,
+                source,
+            }));
         }
     }
 
@@ -345,5 +359,10 @@ fn is_interim(head: &ResponseHead) -> bool {
 }
 
 fn malformed(error: Malformed) -> SendError {
-    SendError { kind: Kind::BadResponse, is_unwritten: false, source: Some(error.into()) }
+    SendError {
+        kind: Kind::BadResponse,
+        is_unwritten: false,
+        is_dismissed: false,
+        source: Some(error.into()),
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,12 @@ impl Connections {
         now: Instant,
     ) -> Option<Place> {
         self.h2.take(endpoint, terms, now)
+    }
+
+    /// Whether a client has given up so many requests over HTTP/2 that have not ended that it gets no
+    /// more.
+    pub fn is_shut_to(&self, client: IpAddr) -> bool {
+        self.h2.is_shut_to(client)
     }
 
     /// A place on an HTTP/2 connection that is opened for it, and whether it was: another request

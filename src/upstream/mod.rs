@@ -28,7 +28,9 @@ pub use connections::{Claim, Connections, Keep, Reclaim};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};
-pub use h2::{Answered, Connected, Exchange, ExchangeHead, Opening, Place, Purpose, connect};
+pub use h2::{
+    Answered, Connected, Exchange, ExchangeHead, LastStream, Opening, Place, Purpose, connect,
+};
 pub use io::UpstreamIo;
 pub use pace::PaceLimits;
 pub use patience::Patience;

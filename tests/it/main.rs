@@ -73,4 +73,5 @@ mod unread_logs;
 mod upgrades;
 mod upstream;
 mod upstream_h2;
+mod upstream_resets;
 mod validation;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::exchange::{Answered, Exchange, ExchangeHead, Uploading, assemble, failed, unprocessed};
 use super::session::Place;
+use super::stream::Stream;
 use super::stream_io::StreamIo;
 use crate::error::Kind;
 use crate::timer::LazyTimer;
@@ -53,24 +54,28 @@ pub async fn connect(
     }
     let sent = sender.send_request(request, false);
     drop(sender);
-    let (mut response, mut stream) = match sent {
+    let halves = match sent {
         Ok(sent) => sent,
         Err(error) => {
             place.retire();
             return Err(unprocessed(Some(error)));
         }
     };
+    let mut stream = Stream::new(halves, false, place, head.client);
     let mut nothing = Uploading::nothing();
-    let answer = nothing.answer(&mut response, &place, None, deadlines, started, timer).await?;
+    let answer = nothing.answer(&mut stream, None, deadlines, started, timer).await?;
     if !answer.status().is_success() {
         // It takes nothing more. Where that fails, its answer tells why.
-        let _ = stream.send_data(Bytes::new(), true);
-        return Exchange::begin(answer, nothing, place).map(Connected::Declined);
+        if let Some(sender) = stream.sender() {
+            let _ = sender.send_data(Bytes::new(), true);
+        }
+        stream.set_sent();
+        return Exchange::begin(answer, nothing, stream).map(Connected::Declined);
     }
     let came = Instant::now();
-    place.heard(came);
-    let (parts, receive) = answer.into_parts();
-    let io = UpstreamIo::shared(StreamIo::new(stream, receive, place));
+    stream.session().heard(came);
+    let (parts, ()) = answer.into_parts();
+    let io = UpstreamIo::shared(StreamIo::new(stream));
     let tunnel = Tunnel { io, early: Bytes::new(), open: None };
     Ok(Connected::Tunnel { headers: parts.headers, tunnel, came })
 }

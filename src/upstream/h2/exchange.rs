@@ -1,20 +1,21 @@
-//! One request on a shared connection, and its answer. Dropped before its end, it is cancelled by
-//! RST_STREAM.
+//! One request on a shared connection, and its answer. Dropped before its end, its [`Stream`] is
+//! given up.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream, SendStream};
+use h2::Reason;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
+use super::goaway::LastStream;
 use super::session::Place;
+use super::stream::Stream;
 use crate::error::{Error, Kind};
 use crate::timer::LazyTimer;
 use crate::upstream::Deadlines;
@@ -25,9 +26,8 @@ use crate::upstream::upload::{Upload, UploadReader};
 /// A request whose head was answered.
 #[derive(Debug)]
 pub struct Exchange {
-    body: RecvStream,
+    stream: Stream,
     upload: Uploading,
-    place: Place,
     came: Instant,
     /// What is left of the body, where the endpoint said how long it is.
     bytes_left: Option<u64>,
@@ -45,7 +45,6 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Uploading {
     /// `None` once all is sent, or the endpoint takes no more.
-    stream: Option<SendStream<Bytes>>,
     reader: Option<UploadReader>,
     data: Bytes,
 }
@@ -63,6 +62,8 @@ pub struct Answered {
 pub struct ExchangeHead<'a> {
     pub request: RequestHead<'a>,
     pub is_secure: bool,
+    /// Whose request it is, where that is somebody's.
+    pub client: Option<IpAddr>,
 }
 
 impl Exchange {
@@ -83,38 +84,40 @@ impl Exchange {
         let Some(mut sender) = place.sender() else { return Err(unprocessed(None)) };
         let sent = sender.send_request(request, upload.is_none());
         drop(sender);
-        let (mut response, stream) = match sent {
+        let halves = match sent {
             Ok(sent) => sent,
             Err(error) => {
                 place.retire();
                 return Err(unprocessed(Some(error)));
             }
         };
-        let mut uploading = Uploading {
-            stream: upload.is_some().then_some(stream),
-            reader: upload.map(UploadReader::new),
-            data: Bytes::new(),
-        };
-        let answer =
-            uploading.answer(&mut response, &place, upload, deadlines, started, timer).await?;
-        Self::begin(answer, uploading, place)
+        let mut stream = Stream::new(halves, upload.is_none(), place, head.client);
+        let reader = upload.map(UploadReader::new);
+        let mut uploading = Uploading { reader, data: Bytes::new() };
+        let answer = uploading.answer(&mut stream, upload, deadlines, started, timer).await?;
+        Self::begin(answer, uploading, stream)
     }
 
     /// An answer whose head has come.
     pub(super) fn begin(
-        answer: http::Response<RecvStream>,
+        answer: Response<()>,
         upload: Uploading,
-        place: Place,
+        stream: Stream,
     ) -> Result<Answered, SendError> {
-        let (parts, body) = answer.into_parts();
+        let (parts, ()) = answer.into_parts();
         upload.reader.iter().for_each(UploadReader::answered);
         let came = Instant::now();
-        place.heard(came);
+        stream.session().heard(came);
         let bytes_left = length(&parts.headers)?;
-        let state = if body.is_end_stream() { State::Ended } else { State::Data };
-        let exchange = Self { body, upload, place, came, bytes_left, state };
+        let state = if stream.is_received() { State::Ended } else { State::Data };
+        let exchange = Self { stream, upload, came, bytes_left, state };
         let exchange = Box::new(exchange);
         Ok(Answered { status: parts.status, headers: parts.headers, exchange })
+    }
+
+    /// What tells whether the endpoint has ended the connection on its own.
+    pub fn last_stream(&self) -> LastStream {
+        self.stream.session().goaway().clone()
     }
 
     /// When the head of the answer came.
@@ -140,64 +143,73 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<BodyPart, Error>>> {
-        if let Poll::Ready(Err(kind)) = self.upload.poll(cx) {
+        if let Poll::Ready(Err(kind)) = self.upload.poll(&mut self.stream, cx) {
             return Poll::Ready(Some(Err(kind.into())));
         }
         while self.state == State::Data {
-            match ready!(self.body.poll_data(cx)) {
+            let Some(body) = self.stream.body() else { return Poll::Ready(None) };
+            match ready!(body.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // Whoever takes a part has room for it, and asks for the next when it is gone.
-                    let _ = self.body.flow_control().release_capacity(data.len());
-                    if self.body.is_end_stream() {
-                        self.state = State::Ended;
+                    let _ = body.flow_control().release_capacity(data.len());
+                    if body.is_end_stream() {
+                        self.end();
                     }
                     if data.is_empty() {
                         continue;
                     }
-                    self.place.heard(Instant::now());
+                    self.stream.session().heard(Instant::now());
                     self.bytes_left =
                         self.bytes_left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(BodyPart::Data(data))));
                 }
-                Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(Error::caused(Kind::Truncated, error))));
-                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
                 None => self.state = State::Trailers,
             }
         }
         if self.state == State::Trailers {
-            let trailers = ready!(self.body.poll_trailers(cx));
-            self.state = State::Ended;
+            let Some(body) = self.stream.body() else { return Poll::Ready(None) };
+            let trailers = ready!(body.poll_trailers(cx));
+            self.end();
             return Poll::Ready(match trailers {
                 Ok(Some(fields)) => Some(Ok(BodyPart::Trailers(fields))),
                 Ok(None) => None,
-                Err(error) => Some(Err(Error::caused(Kind::Truncated, error))),
+                Err(error) => Some(Err(self.broken(error))),
             });
         }
         Poll::Ready(None)
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.stream.set_received();
+    }
+
+    fn broken(&mut self, error: h2::Error) -> Error {
+        self.stream.set_broken();
+        Error::caused(Kind::Truncated, error)
     }
 }
 
 impl Uploading {
     pub(super) fn nothing() -> Self {
-        Self { stream: None, reader: None, data: Bytes::new() }
+        Self { reader: None, data: Bytes::new() }
     }
 
     /// Sends, and waits for the head of the answer.
     pub(super) async fn answer(
         &mut self,
-        response: &mut ResponseFuture,
-        place: &Place,
+        stream: &mut Stream,
         upload: Option<&Rc<Upload>>,
         deadlines: &Deadlines,
         started: Instant,
         timer: &mut LazyTimer,
-    ) -> Result<http::Response<RecvStream>, SendError> {
+    ) -> Result<Response<()>, SendError> {
         poll_fn(|cx| {
-            if let Poll::Ready(Err(kind)) = self.poll(cx) {
+            if let Poll::Ready(Err(kind)) = self.poll(stream, cx) {
                 return Poll::Ready(Err(failed(kind)));
             }
-            if let Poll::Ready(answer) = poll_head(response, place, cx) {
+            if let Poll::Ready(answer) = poll_head(stream, cx) {
                 return Poll::Ready(answer);
             }
             let turn_since = match upload {
@@ -212,7 +224,7 @@ impl Uploading {
             timer.poll_until(deadline, now, cx).map(|()| {
                 let is_total = deadlines.total.is_some_and(|total| now >= total);
                 if !is_total {
-                    place.suspect(started);
+                    stream.session().suspect(started);
                 }
                 Err(failed(if is_total { Kind::Deadline } else { Kind::FirstByteTimeout }))
             })
@@ -221,28 +233,28 @@ impl Uploading {
     }
 
     /// Sends as far as client and endpoint allow; fails where the client does.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Kind>> {
+    fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Kind>> {
         loop {
-            let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
+            let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(())) };
+            let Some(sender) = stream.sender() else { return Poll::Ready(Ok(())) };
             if !self.data.is_empty() {
-                stream.reserve_capacity(self.data.len());
-                while stream.capacity() == 0 {
-                    match ready!(stream.poll_capacity(cx)) {
+                sender.reserve_capacity(self.data.len());
+                while sender.capacity() == 0 {
+                    match ready!(sender.poll_capacity(cx)) {
                         Some(Ok(_)) => {}
                         // It takes no more; its answer tells why.
                         Some(Err(_)) | None => {
-                            self.give_up();
+                            self.end(stream);
                             return Poll::Ready(Ok(()));
                         }
                     }
                 }
-                let data = self.data.split_to(self.data.len().min(stream.capacity()));
-                if stream.send_data(data, false).is_err() {
-                    self.give_up();
+                let data = self.data.split_to(self.data.len().min(sender.capacity()));
+                if sender.send_data(data, false).is_err() {
+                    self.end(stream);
                 }
                 continue;
             }
-            let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(())) };
             let sent = match ready!(reader.poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
@@ -250,25 +262,25 @@ impl Uploading {
                         continue;
                     }
                     Err(frame) => match frame.into_trailers() {
-                        Ok(fields) => stream.send_trailers(fields),
+                        Ok(fields) => sender.send_trailers(fields),
                         Err(_) => continue,
                     },
                 },
                 Some(Err(error)) => {
-                    stream.send_reset(Reason::CANCEL);
-                    self.give_up();
+                    // There will be no end of it, and nobody may take it for whole.
+                    self.reader = None;
                     return Poll::Ready(Err(error.kind()));
                 }
-                None => stream.send_data(Bytes::new(), true),
+                None => sender.send_data(Bytes::new(), true),
             };
             // Where that fails its answer tells why.
             drop(sent);
-            self.give_up();
+            self.end(stream);
         }
     }
 
-    fn give_up(&mut self) {
-        self.stream = None;
+    fn end(&mut self, stream: &mut Stream) {
+        stream.set_sent();
         self.reader = None;
         self.data = Bytes::new();
     }
@@ -304,47 +316,48 @@ pub(super) fn assemble(
     Ok(request)
 }
 
-fn poll_head(
-    response: &mut ResponseFuture,
-    place: &Place,
-    cx: &mut Context<'_>,
-) -> Poll<Result<http::Response<RecvStream>, SendError>> {
-    match ready!(Pin::new(response).poll(cx)) {
+fn poll_head(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<Response<()>, SendError>> {
+    match ready!(stream.poll_head(cx)) {
         // RFC 9113 §8.6.
         Ok(answer) if answer.status().is_informational() => {
             Poll::Ready(Err(malformed("an informational answer that ends the stream")))
         }
         Ok(answer) => Poll::Ready(Ok(answer)),
-        Err(error) => Poll::Ready(Err(why(error, place))),
+        Err(error) => Poll::Ready(Err(why(error, stream))),
     }
 }
 
 /// What a stream that ended before its answer says (RFC 9113 §6.8, §8.7).
-fn why(error: h2::Error, place: &Place) -> SendError {
-    if error.is_go_away() && error.is_remote() {
-        place.retire();
+fn why(error: h2::Error, stream: &Stream) -> SendError {
+    let session = stream.session();
+    if stream.is_unprocessed() {
+        session.retire();
         return unprocessed(Some(error));
     }
-    if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
-        place.refused();
+    let reason = error.reason();
+    if error.is_reset() && error.is_remote() && reason == Some(Reason::REFUSED_STREAM) {
+        session.refused();
         return SendError { source: Some(error.into()), ..failed(Kind::Refused) };
     }
-    let is_to_be_repeated = error.is_io() || (error.is_reset() && error.is_remote());
-    let kind = match error.reason() {
+    // The connection has ended as the endpoint announced: that is about no single request.
+    let is_dismissed = !error.is_reset() && session.last_stream().is_some();
+    let is_to_be_repeated =
+        is_dismissed || error.is_io() || (error.is_reset() && error.is_remote());
+    let kind = match reason {
         Some(Reason::HTTP_1_1_REQUIRED) => Kind::BadResponse,
         _ if is_to_be_repeated => Kind::Reset,
         _ => Kind::BadResponse,
     };
-    SendError { source: Some(error.into()), ..failed(kind) }
+    SendError { source: Some(error.into()), is_dismissed, ..failed(kind) }
 }
 
 pub(super) fn unprocessed(error: Option<h2::Error>) -> SendError {
     let source = error.map(Into::into);
-    SendError { kind: Kind::Reset, is_unwritten: true, source }
+    SendError { source, is_unwritten: true, ..failed(Kind::Reset) }
 }
 
 pub(super) fn failed(kind: Kind) -> SendError {
-    SendError { kind, is_unwritten: false, source: None }
+    SendError { kind, is_unwritten: false, is_dismissed: false, source: None }
 }
 
 /// The answer breaks the rule.

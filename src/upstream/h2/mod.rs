@@ -6,12 +6,16 @@
 
 mod connect;
 mod exchange;
+mod goaway;
+mod resets;
 mod session;
 mod sessions;
+mod stream;
 mod stream_io;
 
 pub use connect::{Connected, connect};
 pub use exchange::{Answered, Exchange, ExchangeHead};
+pub use goaway::LastStream;
 pub use session::{Place, Purpose};
 pub use sessions::Opening;
 pub(super) use sessions::Sessions;

@@ -1,12 +1,13 @@
 //! One HTTP/2 connection to an endpoint.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,9 @@ use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::goaway::{LastStream, Watched};
+use super::resets::{Clients, Resets};
+use super::stream::GivenUp;
 use crate::balance::{Endpoint, IdleConnection, OpenConnection};
 use crate::error::{Error, Kind};
 use crate::timer::LazyTimer;
@@ -57,6 +61,23 @@ pub(super) struct Session {
     rest: RefCell<Option<Rest>>,
     /// Wakes one that waits for a place.
     freed: Rc<Notify>,
+    /// Named by a GOAWAY.
+    last: LastStream,
+    resets: Resets,
+    /// Streams that nobody wants any more and that could not be reset at once.
+    given_up: RefCell<VecDeque<GivenUp>>,
+    clients: Rc<Clients>,
+    /// Of what drives the connection.
+    driver: RefCell<Option<Waker>>,
+    has_ended: Cell<bool>,
+}
+
+/// Who has a connection.
+pub(super) struct Owner<'a> {
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) open: OpenConnection,
+    pub(super) freed: &'a Rc<Notify>,
+    pub(super) clients: &'a Rc<Clients>,
 }
 
 #[derive(Debug)]
@@ -67,7 +88,7 @@ struct Rest {
 
 /// What drives a session, until it ends.
 pub(super) struct Driver {
-    connection: client::Connection<UpstreamIo, Bytes>,
+    connection: client::Connection<Watched, Bytes>,
     session: Rc<Session>,
     ping: Option<PingPong>,
     /// When the PING that is under way must have been answered.
@@ -97,13 +118,15 @@ pub enum Purpose {
 /// Agrees on HTTP/2 with the endpoint, before `deadline`.
 pub(super) async fn open(
     io: UpstreamIo,
-    (endpoint, open, freed): (&Arc<Endpoint>, OpenConnection, &Rc<Notify>),
+    owner: Owner<'_>,
     keep: Keep,
     deadline: Instant,
 ) -> Result<(Rc<Session>, Driver), Error> {
     if io.agreed().is_some_and(|agreed| agreed != Some(b"h2")) {
         return Err(unfit("it did not agree on it in TLS"));
     }
+    let last = LastStream::default();
+    let io = Watched::new(io, last.clone());
     let agreeing = async {
         let (sender, mut connection) = client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
@@ -125,9 +148,7 @@ pub(super) async fn open(
         Ok::<_, h2::Error>((sender, connection))
     };
     match timeout_at(deadline, agreeing).await {
-        Ok(Ok((sender, connection))) => {
-            Ok(begin(sender, connection, (endpoint, open, freed), keep))
-        }
+        Ok(Ok((sender, connection))) => Ok(begin(sender, connection, last, owner, keep)),
         Ok(Err(error)) => Err(unfit(&error.to_string())),
         Err(_) => Err(unfit("it sent no SETTINGS in time")),
     }
@@ -140,13 +161,14 @@ fn unfit(why: &str) -> Error {
 
 fn begin(
     sender: SendRequest<Bytes>,
-    mut connection: client::Connection<UpstreamIo, Bytes>,
-    (endpoint, open, freed): (&Arc<Endpoint>, OpenConnection, &Rc<Notify>),
+    mut connection: client::Connection<Watched, Bytes>,
+    last: LastStream,
+    owner: Owner<'_>,
     keep: Keep,
 ) -> (Rc<Session>, Driver) {
     let now = Instant::now();
     let session = Rc::new(Session {
-        endpoint: endpoint.clone(),
+        endpoint: owner.endpoint.clone(),
         sender: RefCell::new(Some(sender)),
         streams: Cell::new(0),
         tunnels: Cell::new(0),
@@ -155,7 +177,13 @@ fn begin(
         heard: Cell::new(now),
         keep: Cell::new(keep),
         rest: RefCell::new(None),
-        freed: freed.clone(),
+        freed: owner.freed.clone(),
+        last,
+        resets: Resets::new(now),
+        given_up: RefCell::default(),
+        clients: owner.clients.clone(),
+        driver: RefCell::default(),
+        has_ended: Cell::new(false),
     });
     let driver = Driver {
         ping: connection.ping_pong(),
@@ -165,7 +193,7 @@ fn begin(
         next: now + PING_INTERVAL,
         timer: LazyTimer::default(),
         is_closing: false,
-        _open: open,
+        _open: owner.open,
     };
     (session, driver)
 }
@@ -178,7 +206,10 @@ impl Session {
         keep: Keep,
         now: Instant,
     ) -> Option<Place> {
-        let max = self.sender.borrow().as_ref()?.current_max_send_streams().min(STREAMS_MAX);
+        if self.is_retired() {
+            return None;
+        }
+        let max = self.streams_max();
         let is_refusing = self.refused.get().is_some_and(|until| now < until);
         if self.streams.get() >= max || is_refusing {
             return None;
@@ -214,6 +245,108 @@ impl Session {
         self.rest.borrow().as_ref().is_some_and(|rest| now >= rest.until)
     }
 
+    /// The last stream that the endpoint may have begun with, once it has said so.
+    pub(super) fn last_stream(&self) -> Option<u32> {
+        self.last.get()
+    }
+
+    pub(super) fn goaway(&self) -> &LastStream {
+        &self.last
+    }
+
+    pub(super) fn clients(&self) -> &Rc<Clients> {
+        &self.clients
+    }
+
+    /// Something came on the connection.
+    pub(super) fn heard(&self, now: Instant) {
+        self.heard.set(now);
+    }
+
+    /// A request that has waited since then got no answer: if no other did, the connection is dead.
+    pub(super) fn suspect(&self, since: Instant) {
+        if self.heard.get() <= since {
+            self.retire();
+        }
+    }
+
+    /// The endpoint has refused a request: it has more than it wants.
+    pub(super) fn refused(&self) {
+        self.refused.set(Some(Instant::now() + REFUSED_FOR));
+    }
+
+    /// Resets a stream, or leaves it to end where the endpoint would take it amiss.
+    pub(super) fn give_up(&self, stream: GivenUp) {
+        let is_first = self.given_up.borrow().is_empty();
+        if self.has_ended.get() || (is_first && self.resets.take(Instant::now())) {
+            return drop(stream);
+        }
+        let mut given_up = self.given_up.borrow_mut();
+        given_up.push_back(stream);
+        let has_too_many = given_up.len() > self.streams_max() / 2 && !self.is_retired();
+        // Another connection takes over, if there may be one.
+        let is_replaceable = self.endpoint.connections_open() < self.keep.get().open_max;
+        let oldest = (has_too_many && !is_replaceable).then(|| given_up.pop_front()).flatten();
+        drop(given_up);
+        if has_too_many && is_replaceable {
+            tracing::debug!(endpoint = %self.endpoint.address, "HTTP/2 connection has too many given up requests and takes no more");
+            self.retire();
+        }
+        drop(oldest);
+        self.wake_driver();
+    }
+
+    fn streams_max(&self) -> usize {
+        let sender = self.sender.borrow();
+        let allowed = sender.as_ref().map_or(STREAMS_MAX, SendRequest::current_max_send_streams);
+        allowed.min(STREAMS_MAX)
+    }
+
+    /// Lets go of given up streams that have ended, and resets others as far as that may be; when
+    /// the next may be reset, where there is one.
+    fn poll_given_up(&self, cx: &mut Context<'_>) -> Option<Instant> {
+        if self.given_up.borrow().is_empty() {
+            return None;
+        }
+        // What is dropped may come back here, as the place that it gives back.
+        let mut over = Vec::new();
+        let mut given_up = self.given_up.take();
+        for _ in 0..given_up.len() {
+            let Some(mut stream) = given_up.pop_front() else { break };
+            match stream.poll_end(cx) {
+                Poll::Ready(()) => over.push(stream),
+                Poll::Pending => given_up.push_back(stream),
+            }
+        }
+        let now = Instant::now();
+        while !given_up.is_empty() && self.resets.take(now) {
+            over.extend(given_up.pop_front());
+        }
+        let next = (!given_up.is_empty()).then(|| self.resets.next());
+        self.given_up.replace(given_up);
+        drop(over);
+        next
+    }
+
+    /// Nothing is under way but what nobody wants any more, and nothing will be.
+    fn is_for_nobody(&self) -> bool {
+        let given_up = self.given_up.borrow().len();
+        given_up > 0 && self.is_retired() && given_up == self.streams.get()
+    }
+
+    fn wake_driver(&self) {
+        if let Some(driver) = &*self.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    fn register_driver(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
+
     pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
@@ -243,26 +376,15 @@ impl Place {
         self.session.is_used.get()
     }
 
-    /// Something came on the connection.
-    pub(super) fn heard(&self, now: Instant) {
-        self.session.heard.set(now);
+    pub(super) fn session(&self) -> &Rc<Session> {
+        &self.session
     }
 
     /// The endpoint takes no more requests on the connection.
     pub(super) fn retire(&self) {
         self.session.retire();
-    }
-
-    /// A request that has waited since then got no answer: if no other did, the connection is dead.
-    pub(super) fn suspect(&self, since: Instant) {
-        if self.session.heard.get() <= since {
-            self.session.retire();
-        }
-    }
-
-    /// The endpoint has refused a request: it has more than it wants.
-    pub(super) fn refused(&self) {
-        self.session.refused.set(Some(Instant::now() + REFUSED_FOR));
+        self.session.has_ended.set(true);
+        drop(self.session.given_up.take());
     }
 }
 
@@ -293,6 +415,11 @@ impl Driver {
             }
             return Poll::Ready(());
         }
+        self.session.register_driver(cx.waker());
+        let mut next_reset = self.session.poll_given_up(cx);
+        if self.session.is_for_nobody() {
+            return Poll::Ready(());
+        }
         let now = Instant::now();
         if let (Some(_), Some(ping)) = (self.pong_by, &mut self.ping)
             && ping.poll_pong(cx).is_ready()
@@ -306,8 +433,18 @@ impl Driver {
         }
         loop {
             let deadline = self.pong_by.unwrap_or(self.next);
-            if self.timer.poll_until(deadline, now, cx).is_pending() {
+            let soonest = next_reset.map_or(deadline, |reset| reset.min(deadline));
+            if self.timer.poll_until(soonest, now, cx).is_pending() {
                 return Poll::Pending;
+            }
+            if now < deadline {
+                next_reset = self.session.poll_given_up(cx);
+                if next_reset.is_some_and(|reset| reset <= now) {
+                    // The clock has gone on meanwhile.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
             }
             if self.is_closing || self.pong_by.is_some() {
                 return Poll::Ready(());

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use rustls_pki_types::ServerName;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep};
 
-use super::session::{self, Place, Purpose, Session};
+use super::resets::Clients;
+use super::session::{self, Owner, Place, Purpose, Session};
 use crate::balance::{Endpoint, OpenConnection};
 use crate::error::{Error, Kind};
 use crate::shutdown::Tasks;
@@ -21,6 +23,7 @@ use crate::upstream::connections::{Claim, Keep, Reclaim};
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Sessions {
     known: RefCell<HashMap<u64, Rc<Known>, foldhash::fast::RandomState>>,
+    clients: Rc<Clients>,
 }
 
 /// The connections to one endpoint.
@@ -92,7 +95,7 @@ impl Sessions {
             open = opening.dialer.slot(endpoint, opening.reclaim) => open?,
             place = known.freed(terms) => return Ok((place, false)),
         };
-        match opening.session(endpoint, open, &known.freed).await {
+        match opening.session(endpoint, open, &known.freed, &self.clients).await {
             Ok(session) => {
                 known.sessions.borrow_mut().push(session.clone());
                 let place = session.place(opening.purpose, opening.keep, Instant::now());
@@ -105,6 +108,11 @@ impl Sessions {
                 Err(error)
             }
         }
+    }
+
+    /// Whether a client has given up so many requests that have not ended that it gets no more.
+    pub(in crate::upstream) fn is_shut_to(&self, client: IpAddr) -> bool {
+        self.clients.has_too_many(client)
     }
 
     /// Closes what has rested long enough, and everything of endpoints for which `is_known` says no
@@ -169,10 +177,11 @@ impl Opening<'_> {
         endpoint: &Arc<Endpoint>,
         open: OpenConnection,
         freed: &Rc<Notify>,
+        clients: &Rc<Clients>,
     ) -> Result<Rc<Session>, Error> {
         let (io, deadline) = self.dialer.dial_stream(endpoint, self.server_name, None).await?;
-        let (session, driver) =
-            session::open(io, (endpoint, open, freed), self.keep, deadline).await?;
+        let owner = Owner { endpoint, open, freed, clients };
+        let (session, driver) = session::open(io, owner, self.keep, deadline).await?;
         self.tasks.spawn("HTTP/2 connection to an endpoint", driver.run());
         Ok(session)
     }

@@ -5,29 +5,32 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::Place;
+use super::stream::Stream;
 
 /// Bytes of one write at most.
 const WRITE_BYTES_MAX: usize = 16 << 10;
 
-/// Dropped before both ends have come to theirs, it is cancelled by RST_STREAM.
+/// Dropped before both ends have come to theirs, its stream is given up.
 #[derive(Debug)]
 pub(in crate::upstream) struct StreamIo {
-    send: SendStream<Bytes>,
-    receive: RecvStream,
+    stream: Stream,
     /// Received and not read yet.
     unread: Bytes,
-    is_shut: bool,
-    /// Last, so that the stream has ended when its place is given back.
-    _place: Place,
 }
 
 impl StreamIo {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, place: Place) -> Self {
-        Self { send, receive, unread: Bytes::new(), is_shut: false, _place: place }
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, unread: Bytes::new() }
+    }
+
+    fn failure(&mut self, error: h2::Error) -> io::Error {
+        self.stream.set_broken();
+        if error.is_io() {
+            return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+        }
+        io::Error::new(io::ErrorKind::ConnectionReset, error)
     }
 }
 
@@ -39,10 +42,14 @@ impl AsyncRead for StreamIo {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.unread.is_empty() {
-            match ready!(this.receive.poll_data(cx)) {
+            let Some(body) = this.stream.body() else { return Poll::Ready(Ok(())) };
+            match ready!(body.poll_data(cx)) {
                 Some(Ok(data)) => this.unread = data,
-                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
-                None => return Poll::Ready(Ok(())),
+                Some(Err(error)) => return Poll::Ready(Err(this.failure(error))),
+                None => {
+                    this.stream.set_received();
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
         let count = this.unread.len().min(buffer.remaining());
@@ -50,7 +57,9 @@ impl AsyncRead for StreamIo {
         this.unread.advance(count);
         // The endpoint may send as much as was taken. Fails where the stream has ended, which the
         // next read tells.
-        let _ = this.receive.flow_control().release_capacity(count);
+        if let Some(body) = this.stream.body() {
+            let _ = body.flow_control().release_capacity(count);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -65,18 +74,23 @@ impl AsyncWrite for StreamIo {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.send.reserve_capacity(bytes.len().min(WRITE_BYTES_MAX));
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
+        let Some(sender) = this.stream.sender() else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        sender.reserve_capacity(bytes.len().min(WRITE_BYTES_MAX));
+        while sender.capacity() == 0 {
+            match ready!(sender.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(failure(error))),
+                Some(Err(error)) => return Poll::Ready(Err(this.failure(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        let count = bytes.len().min(WRITE_BYTES_MAX).min(this.send.capacity());
+        let count = bytes.len().min(WRITE_BYTES_MAX).min(sender.capacity());
         let data = Bytes::copy_from_slice(&bytes[..count]);
-        this.send.send_data(data, false).map_err(failure)?;
-        Poll::Ready(Ok(count))
+        match sender.send_data(data, false) {
+            Ok(()) => Poll::Ready(Ok(count)),
+            Err(error) => Poll::Ready(Err(this.failure(error))),
+        }
     }
 
     /// What was written is on its way: the connection's own task lets it go.
@@ -85,17 +99,12 @@ impl AsyncWrite for StreamIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_shut {
-            self.is_shut = true;
-            self.send.send_data(Bytes::new(), true).map_err(failure)?;
+        let this = &mut *self;
+        if let Some(sender) = this.stream.sender() {
+            let sent = sender.send_data(Bytes::new(), true);
+            this.stream.set_sent();
+            sent.map_err(|error| this.failure(error))?;
         }
         Poll::Ready(Ok(()))
     }
-}
-
-fn failure(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
-    }
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -11,6 +11,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// A call: its request, and where its answer goes.
 pub struct Call {
@@ -18,6 +19,7 @@ pub struct Call {
     pub respond: SendResponse<Bytes>,
     /// Which call of its connection it is, counted from 0.
     pub number: usize,
+    calm: Arc<Calm>,
 }
 
 /// What becomes of a connection behind a call.
@@ -32,7 +34,31 @@ pub enum Then {
 pub struct H2Origin {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    totals: Arc<Totals>,
     _runtime: tokio::runtime::Runtime,
+}
+
+/// How many resets an origin takes on a connection before it protects itself.
+struct Calm {
+    resets_max: usize,
+    resets: AtomicUsize,
+    exceeded: Notify,
+    totals: Arc<Totals>,
+}
+
+#[derive(Default)]
+struct Totals {
+    resets: AtomicUsize,
+    goaways: AtomicUsize,
+}
+
+impl Calm {
+    fn note_reset(&self) {
+        self.totals.resets.fetch_add(1, Ordering::SeqCst);
+        if self.resets.fetch_add(1, Ordering::SeqCst) >= self.resets_max {
+            self.exceeded.notify_one();
+        }
+    }
 }
 
 impl fmt::Display for H2Origin {
@@ -69,23 +95,56 @@ impl H2Origin {
         Self::with(builder, script)
     }
 
+    /// One that answers more than `resets_max` resets, which its script [waits for](Call::reset),
+    /// by ENHANCE_YOUR_CALM on the connection that they came on.
+    pub fn calm(resets_max: usize, script: impl Fn(Call) -> Then + Send + Sync + 'static) -> Self {
+        let mut builder = Builder::new();
+        builder.max_concurrent_streams(100).enable_connect_protocol();
+        Self::calm_with(resets_max, builder, script)
+    }
+
     fn with(builder: Builder, script: impl Fn(Call) -> Then + Send + Sync + 'static) -> Self {
+        Self::calm_with(usize::MAX, builder, script)
+    }
+
+    fn calm_with(
+        resets_max: usize,
+        builder: Builder,
+        script: impl Fn(Call) -> Then + Send + Sync + 'static,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (count, script) = (connections.clone(), Arc::new(script));
+        let totals = Arc::new(Totals::default());
+        let (count, script, counted) = (connections.clone(), Arc::new(script), totals.clone());
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (script, builder) = (script.clone(), builder.clone());
+                let calm = Arc::new(Calm {
+                    resets_max,
+                    resets: AtomicUsize::new(0),
+                    exceeded: Notify::new(),
+                    totals: counted.clone(),
+                });
                 Handle::current().spawn(async move {
                     let Ok(mut session) = builder.handshake(stream).await else { return };
                     let mut number = 0;
-                    while let Some(Ok((request, respond))) = session.accept().await {
-                        match script(Call { request, respond, number }) {
+                    loop {
+                        let accepted = tokio::select! {
+                            biased;
+                            accepted = session.accept() => accepted,
+                            () = calm.exceeded.notified() => {
+                                calm.totals.goaways.fetch_add(1, Ordering::SeqCst);
+                                session.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                                continue;
+                            }
+                        };
+                        let Some(Ok((request, respond))) = accepted else { return };
+                        match script(Call { request, respond, number, calm: calm.clone() }) {
                             Then::Continue => {}
                             Then::GoAway => session.graceful_shutdown(),
                             Then::Break => return,
@@ -95,7 +154,17 @@ impl H2Origin {
                 });
             }
         });
-        Self { address, connections, _runtime: runtime }
+        Self { address, connections, totals, _runtime: runtime }
+    }
+
+    /// Calls that were reset, of those whose script waited for that.
+    pub fn resets(&self) -> usize {
+        self.totals.resets.load(Ordering::SeqCst)
+    }
+
+    /// Connections that were ended for it.
+    pub fn goaways(&self) -> usize {
+        self.totals.goaways.load(Ordering::SeqCst)
     }
 
     pub fn connections(&self) -> usize {
@@ -112,6 +181,13 @@ impl Call {
         let mut stream = self.respond.send_response(Response::new(()), false).unwrap();
         stream.send_data(body.into(), true).unwrap();
         Then::Continue
+    }
+
+    /// Waits for its reset, and counts it.
+    pub async fn reset(&mut self) {
+        if std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await.is_ok() {
+            self.calm.note_reset();
+        }
     }
 
     pub fn refuse(mut self) -> Then {
