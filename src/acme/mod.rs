@@ -19,6 +19,7 @@
 //! Deliberately absent: challenges by DNS, wildcards, accounts that are bound to others.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,14 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// A handle for those who ask and the one who works.
 pub type Shared = Arc<Board>;
+
+/// Makes the folder that certificates are kept in, before anybody looks into it.
+///
+/// # Errors
+/// It is missing and cannot be made.
+pub fn make_folder(acme: &Acme) -> io::Result<()> {
+    store::make(&acme.folder)
+}
 
 /// Gets and renews certificates until the process drains.
 pub async fn run(published: Arc<ArcSwap<Snapshot>>, board: Shared, mut stop: Stop) {
@@ -124,6 +133,12 @@ impl Work {
         self.acme = acme.cloned();
         self.board.retain(acme);
         self.known.clear();
+        if let Some(acme) = acme
+            && let Err(error) = store::make(&acme.folder)
+        {
+            let folder = acme.folder.display();
+            tracing::error!(%folder, %error, "the folder of certificates cannot be made");
+        }
         self.revocations = acme.map(|acme| revoke::pending(&acme.folder, now)).unwrap_or_default();
         for pending in &self.revocations {
             self.board.show_revocation(&pending.name, pending.shown(None));

@@ -1,13 +1,22 @@
 //! Files of the account and of certificates: for this user alone, written whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 const ACCOUNT: &str = "account.json";
-/// Of files that hold keys.
+/// Of files that hold keys, and of the folder that holds these.
 const MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// Makes the folder, for this user alone, if it is missing.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
 
 pub(super) fn read_account(folder: &Path) -> Option<Vec<u8>> {
     read(folder, ACCOUNT)

@@ -68,10 +68,12 @@ pub(super) fn has_listener(context: &Context<'_>, acme: &Acme, listeners: &[List
 
 fn folder(value: &Value<'_>) -> Option<std::path::PathBuf> {
     let path = value.file_path("\"../acme\"")?;
-    if !path.is_dir() {
+    // What is missing is made, for this user alone, when the process starts.
+    let nearest = path.ancestors().find(|path| path.exists());
+    if nearest.is_some_and(|nearest| !nearest.is_dir()) {
         value.invalid(
-            Invalid::new(format!("{} is no folder", shown(&path)))
-                .help("make it, for this user alone: the keys are kept in it"),
+            Invalid::new(format!("{} cannot be a folder", shown(&path)))
+                .help("name a folder, or where one can be made: the keys are kept in it"),
         );
         return None;
     }
@@ -183,7 +185,7 @@ mod tests {
         for (lines, message) in [
             (ENOUGH.replace("accept_terms = true", ""), "`acme.accept_terms` is missing"),
             (ENOUGH.replace("true", "false"), "consent"),
-            (ENOUGH.replace("\".\"", "\"none\""), "is no folder"),
+            (ENOUGH.replace("\".\"", "\"c.toml/acme\""), "cannot be a folder"),
             (ENOUGH.replace("A.test", "*.a.test"), "a wildcard needs a challenge by DNS"),
             (ENOUGH.replace("A.test", "10.0.0.1"), "is not a host name"),
             (ENOUGH.replace("A.test", "a_b"), "is not a host name"),

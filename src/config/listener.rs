@@ -54,7 +54,7 @@ pub(super) fn read(name: Name, table: Table<'_>) -> Reading {
 
 fn listener(name: Name, bind: Vec<Located<BindAddress>>, table: &Table<'_>) -> Option<Listener> {
     let has_tls = table.value("tls").is_some();
-    let tls = table.read("tls", Value::table).map(listener_tls::read);
+    let tls = table.read("tls", listener_tls::read);
     let protocols = table.read("protocols", protocols);
     let front = listener_front::read(table);
     let https_redirect = table.read("https_redirect", |value| {

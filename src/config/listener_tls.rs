@@ -10,7 +10,7 @@ use super::address;
 use super::diagnostics::{Diagnostic, Invalid, Span, shown};
 use super::model::{
     CertificateFiles, CertificateFolder, ClientAuth, ClientAuthMode, FileContent, FolderPair,
-    HostPattern, ListenerTls, Located, SpanOf, TlsVersion,
+    HostPattern, ListenerTls, Located, SelfSigned, SpanOf, TlsVersion,
 };
 use super::reader::Table;
 use super::value::Value;
@@ -21,6 +21,9 @@ const PAIRS_MAX: usize = 20_000;
 const DEFAULT_PAIR: &str = "default";
 /// What a secret of Kubernetes holds beside a pair.
 const AUTHORITY_OF_SECRET: &str = "ca.crt";
+/// What to do about a folder that is none.
+pub(super) const FOLDER_HELP: &str =
+    "name a folder; a relative path is relative to the file that names it";
 const EXAMPLE: &str = "[{ cert = \"site.crt\", key = \"site.key\" }]";
 
 #[derive(Clone, Copy)]
@@ -30,7 +33,25 @@ enum Mode {
     Cloudflare,
 }
 
-pub(super) fn read(table: Table<'_>) -> Option<ListenerTls> {
+/// A table, or `"self-signed"`.
+pub(super) fn read(value: &Value<'_>) -> Option<Option<ListenerTls>> {
+    if value.is_string() {
+        value.one_of(&[("self-signed", ())])?;
+        let span = SpanOf(value.span);
+        let made = SelfSigned { names: Vec::new(), is_trial: true, span };
+        return Some(Some(ListenerTls {
+            certificates: Vec::new(),
+            directory: None,
+            self_signed: Some(made),
+            min_version: TlsVersion::V1_2,
+            ticket_keys: None,
+            client_auth: Vec::new(),
+        }));
+    }
+    value.table().map(read_table)
+}
+
+fn read_table(table: Table<'_>) -> Option<ListenerTls> {
     let folder_value = table.value("directory");
     let pairs =
         |value: &Value<'_>| value.non_empty_list(EXAMPLE, |item| item.table().and_then(pair));
@@ -40,7 +61,7 @@ pub(super) fn read(table: Table<'_>) -> Option<ListenerTls> {
         let certificates = table.required("certificates", EXAMPLE).and_then(|value| pairs(&value));
         certificates.filter(|certificates| !certificates.is_empty())
     };
-    let directory = folder_value.as_ref().map(|value| folder(value, certificates.as_deref()));
+    let directory = folder_value.as_ref().map(folder);
     let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     let min_version = table.read("min_version", |value| value.one_of(&versions));
     let ticket_keys = table.read("ticket_keys", |value| {
@@ -55,6 +76,7 @@ pub(super) fn read(table: Table<'_>) -> Option<ListenerTls> {
     Some(ListenerTls {
         certificates: certificates?,
         directory,
+        self_signed: None,
         min_version: min_version.unwrap_or(TlsVersion::V1_2),
         ticket_keys,
         client_auth,
@@ -71,17 +93,20 @@ fn pair(table: Table<'_>) -> Option<CertificateFiles> {
 }
 
 /// Every `NAME.crt` with its `NAME.key`, and the `tls.crt` with its `tls.key` in each folder below.
-fn folder(value: &Value<'_>, others: Option<&[CertificateFiles]>) -> Option<CertificateFolder> {
+/// One that does not exist or holds none may be that of `[acme]` ([`super::self_signed`]).
+fn folder(value: &Value<'_>) -> Option<CertificateFolder> {
     let path = value.file_path("\"../certs\"")?;
     if !path.is_dir() {
-        let what = if path.exists() { "is not a folder" } else { "does not exist" };
         // It is watched all the same.
         let _none = value.context.files.borrow_mut().matching(&path, "*");
-        value.invalid(
-            Invalid::new(format!("{} {what}", shown(&path)))
-                .help("name a folder; a relative path is relative to the file that names it"),
-        );
-        return None;
+        if path.exists() {
+            value.invalid(
+                Invalid::new(format!("{} is not a folder", shown(&path))).help(FOLDER_HELP),
+            );
+            return None;
+        }
+        let (pairs, span) = (Vec::new(), SpanOf(value.span));
+        return Some(CertificateFolder { path, exists: false, pairs, span });
     }
     let mut certs = chains(value, &path);
     if certs.len() > PAIRS_MAX {
@@ -91,16 +116,8 @@ fn folder(value: &Value<'_>, others: Option<&[CertificateFiles]>) -> Option<Cert
         )));
         certs.truncate(PAIRS_MAX);
     }
-    let pairs: Vec<_> = certs.into_iter().map(|cert| folder_pair(value, cert)).collect();
-    if pairs.is_empty() && others.is_some_and(<[_]>::is_empty) {
-        value.invalid(
-            Invalid::new(format!("{} holds no certificate", shown(&path))).help(
-                "put NAME.crt and NAME.key into it, or tls.crt and tls.key into a folder of it",
-            ),
-        );
-        return None;
-    }
-    Some(CertificateFolder { path, pairs, span: SpanOf(value.span) })
+    let pairs = certs.into_iter().map(|cert| folder_pair(value, cert)).collect();
+    Some(CertificateFolder { path, exists: true, pairs, span: SpanOf(value.span) })
 }
 
 /// Where the chains of a folder are or should be, the default first.

@@ -23,6 +23,7 @@ mod acme;
 mod address;
 mod aws;
 mod balancing;
+mod client_auth;
 mod conditions;
 mod context;
 pub mod describe;
@@ -50,6 +51,7 @@ mod route_cache;
 mod route_errors;
 mod route_front;
 mod sections;
+mod self_signed;
 mod split;
 mod suggest;
 mod syntax;
@@ -249,7 +251,8 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
     let listeners: Vec<_> =
         listeners.into_iter().map(|section| listener::read(section.name, section.table)).collect();
     validate::addresses_are_distinct(context, admin.as_ref(), admin_span, &listeners);
-    let config = Config {
+    let has_acme = acme.is_some();
+    let mut config = Config {
         process: globals::process(process),
         admin,
         log: globals::log(log),
@@ -264,6 +267,8 @@ fn read_config<'a>(context: &'a Context<'a>, roots: Vec<Table<'a>>) -> Config {
         routes: routes.into_iter().filter_map(|reading| reading.route).collect(),
         places,
     };
+    self_signed::settle(context, &mut config, has_acme);
+    client_auth::check(context, &config);
     // One that could not be read may have TLS.
     if let Some(acme) = &config.acme
         && config.listeners.len() == defined.listeners.len()

@@ -231,12 +231,22 @@ struct Opened {
     access_log: Lines,
 }
 
+/// Makes the folders that the configuration names and that only we write to.
+fn make_folders(config: &Config, console: &Console) -> Result<(), Exit> {
+    let Some(acme) = &config.acme else { return Ok(()) };
+    acme::make_folder(acme).map_err(|error| {
+        let folder = acme.folder.display();
+        start_failed(console, &format!("acme.folder: {folder} cannot be made: {error}"))
+    })
+}
+
 async fn open(
     config: &Config,
     sources: &Sources,
     console: &Console,
     inherited: Inherited,
 ) -> Result<Opened, Exit> {
+    make_folders(config, console)?;
     let mut problems = String::new();
     let admin = match config.admin.as_ref().map(|admin| admin::bind(&admin.bind)).transpose() {
         Ok(socket) => socket,

@@ -23,12 +23,25 @@ pub struct SelfSigned {
 /// # Errors
 /// A name that no certificate can carry.
 pub fn self_signed(names: &[&str], now: SystemTime) -> Result<SelfSigned, rcgen::Error> {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    signed_for("headwater demonstration", names, VALIDITY, now)
+}
+
+/// A certificate for `names` and its key, with `title` as its subject, valid for `life` from `now` on.
+///
+/// # Errors
+/// A name that is none.
+pub fn signed_for(
+    title: &str,
+    names: Vec<String>,
+    life: Duration,
+    now: SystemTime,
+) -> Result<SelfSigned, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "headwater demonstration");
+    params.distinguished_name.push(DnType::CommonName, title);
     params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + VALIDITY).into();
+    params.not_after = (now + life).into();
     let key = KeyPair::generate()?;
     let cert = params.self_signed(&key)?;
     Ok(SelfSigned { cert: cert.pem(), key: key.serialize_pem() })

@@ -7,19 +7,27 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::server::ProducesTickets;
 
 use super::client_auth::{ClientPolicies, ClientPolicy, Terms};
-use super::error::LoadError;
+use super::error::{LoadError, Source};
 use super::expiry::Standing;
+use super::generate;
 use super::load::{self, Certificate};
 use super::resolver::CertificateSet;
 use super::server::{Common, ServerConfigs};
 use super::tickets::{self, TicketKeys};
 use crate::config::diagnostics::Span;
-use crate::config::model::{CertificateFiles, ListenerTls, Protocols};
+use crate::config::model::{
+    CertificateFiles, CertificateFolder, FileContent, ListenerTls, Protocols, SelfSigned,
+};
+
+/// What a certificate that we make is known by, in the place of a file.
+const STAND_IN: &str = "self-signed";
+/// It is made anew with the first reload in the last thirty days of that.
+const STAND_IN_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[derive(Debug)]
 pub struct ListenerTlsState {
@@ -166,7 +174,8 @@ impl ListenerTlsState {
 impl Plan<'_> {
     fn place(&self) -> Option<Span> {
         let named = self.tls.certificates.first().map(|files| files.span);
-        named.or_else(|| self.tls.directory.as_ref().map(|folder| folder.span.0))
+        let folder = self.tls.directory.as_ref().map(|folder| folder.span.0);
+        named.or(folder).or_else(|| self.tls.self_signed.as_ref().map(|made| made.span.0))
     }
 }
 
@@ -192,6 +201,13 @@ impl<'a> Known<'a> {
     }
 
     /// Reads a pair, unless it is the same as before.
+    /// Those of a folder.
+    fn below(&self, folder: Option<&CertificateFolder>) -> Vec<Arc<Certificate>> {
+        let is_of = |path: &Path| folder.is_some_and(|folder| path.starts_with(&folder.path));
+        let below = self.0.iter().filter(|(path, _)| is_of(path));
+        below.map(|(_, certificate)| Arc::clone(certificate)).collect()
+    }
+
     fn load(&self, files: &CertificateFiles) -> Result<Arc<Certificate>, LoadError> {
         match self.0.get(&*files.cert.path) {
             Some(known) if known.files == *files => Ok(Arc::clone(known)),
@@ -214,11 +230,8 @@ fn certificates(
             Err(error) => errors.push((files.span, error)),
         }
     }
-    let Some(folder) = &tls.directory else {
-        return if errors.is_empty() { Ok((certificates, Vec::new())) } else { Err(errors) };
-    };
     let mut problems = Vec::new();
-    for pair in &folder.pairs {
+    for pair in tls.directory.iter().flat_map(|folder| &folder.pairs) {
         let loaded = match &pair.files {
             Ok(files) => known.load(files).map_err(|error| error.to_string()),
             Err(why) => Err(why.clone()),
@@ -233,11 +246,51 @@ fn certificates(
         }
     }
     if certificates.is_empty() && errors.is_empty() {
-        let span = folder.span.0;
-        let unusable = |it: &PairProblem| (span, LoadError::Pair { why: it.why.clone() });
-        errors.extend(problems.iter().map(unusable));
+        if let Some(made) = &tls.self_signed {
+            let kept = known.below(tls.directory.as_ref());
+            for certificate in kept {
+                let (cert, why) = (certificate.path().to_owned(), "its files are gone".to_owned());
+                problems.push(PairProblem { cert, why, is_kept: true });
+                certificates.push(certificate);
+            }
+            if certificates.is_empty() {
+                match stand_in(made, &known, SystemTime::now()) {
+                    Ok(certificate) => certificates.push(certificate),
+                    Err(error) => errors.push((made.span.0, error)),
+                }
+            }
+        } else if let Some(folder) = &tls.directory {
+            let span = folder.span.0;
+            let unusable = |it: &PairProblem| (span, LoadError::Pair { why: it.why.clone() });
+            errors.extend(problems.iter().map(unusable));
+        }
     }
     if errors.is_empty() { Ok((certificates, problems)) } else { Err(errors) }
+}
+
+/// A certificate that we make; that of before, as long as it is for the same and lives long enough.
+fn stand_in(
+    made: &SelfSigned,
+    known: &Known<'_>,
+    now: SystemTime,
+) -> Result<Arc<Certificate>, LoadError> {
+    let path = Path::new(STAND_IN);
+    if let Some(before) = known.0.get(path)
+        && before.names.iter().map(ToString::to_string).eq(made.names.iter().cloned())
+        && before.validity.standing(now) == Standing::Valid
+    {
+        return Ok(Arc::clone(before));
+    }
+    let unusable =
+        |source: Source| LoadError::Certificate { path: path.to_owned(), position: 1, source };
+    let title = if made.is_trial { "headwater trial" } else { "headwater, until one is issued" };
+    let pair = generate::signed_for(title, made.names.clone(), STAND_IN_LIFE, now)
+        .map_err(|error| unusable(error.into()))?;
+    let file =
+        |text: String| FileContent { path: path.to_owned(), bytes: text.into_bytes().into() };
+    let (cert, key) = (file(pair.cert), file(pair.key));
+    let files = CertificateFiles { cert, key, span: made.span.0 };
+    load::certificate(&files).map(Arc::new)
 }
 
 #[cfg(test)]
@@ -245,7 +298,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::model::{CertificateFolder, FolderPair, SpanOf};
+    use crate::config::model::{FolderPair, SpanOf};
     use crate::tls::testing::{self, DAY, Key, files, listener, plan, span};
 
     fn build(tls: &ListenerTls, previous: Option<&ListenerTlsState>) -> ListenerTlsState {
@@ -260,8 +313,12 @@ mod tests {
             files: files.map(|files| named(cert, files)),
         });
         let pairs = pairs.collect();
-        tls.directory =
-            Some(CertificateFolder { path: "certs".into(), pairs, span: SpanOf(span(40)) });
+        tls.directory = Some(CertificateFolder {
+            path: "certs".into(),
+            exists: true,
+            pairs,
+            span: SpanOf(span(40)),
+        });
         tls
     }
 
@@ -347,6 +404,31 @@ mod tests {
         let fourth =
             build(&folder(vec![("a.crt", Ok(files(&["c.test"], Key::Ecdsa)))]), Some(&third));
         assert_eq!((names(&fourth), fourth.problems.len()), (vec!["c.test".into()], 0));
+    }
+
+    #[test]
+    fn what_we_make_stands_in_until_there_is_another_and_never_after() {
+        let made = SelfSigned {
+            names: vec!["a.test".into(), "*.b.test".into(), "::1".into()],
+            is_trial: false,
+            span: SpanOf(span(40)),
+        };
+        let empty = || ListenerTls { self_signed: Some(made.clone()), ..folder(Vec::new()) };
+        let first = build(&empty(), None);
+        assert_eq!(names(&first), ["a.test"]);
+        assert!(!first.certificates.misdirected("a.test", "x.b.test"));
+        let again = build(&empty(), Some(&first));
+        let of = |state: &ListenerTlsState| state.certificates.certificates()[0].clone();
+        assert!(Arc::ptr_eq(&of(&first), &of(&again)), "browsers have been told to go on with it");
+        let issued = files(&["c.test"], Key::Ecdsa);
+        let mut full = folder(vec![("certs/c.crt", Ok(issued))]);
+        full.self_signed = Some(made.clone());
+        let second = build(&full, Some(&again));
+        assert_eq!(names(&second), ["c.test"]);
+        // Its files are lost: nobody is shown a certificate of ours instead.
+        let third = build(&empty(), Some(&second));
+        assert_eq!(names(&third), ["c.test"]);
+        assert!(third.problems[0].is_kept);
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub(super) fn listener(certificates: Vec<CertificateFiles>) -> ListenerTls {
     ListenerTls {
         certificates,
         directory: None,
+        self_signed: None,
         min_version: TlsVersion::V1_2,
         ticket_keys: None,
         client_auth: Vec::new(),

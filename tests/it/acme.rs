@@ -253,3 +253,77 @@ fn an_authority_says_when_to_renew() {
     assert_ne!(status(&proxy)["serial"], serial);
     assert_eq!(orders(&proxy, "failed"), 0.0);
 }
+
+#[test]
+fn from_nothing_a_certificate_of_ours_stands_in_until_the_first_is_issued() {
+    for challenge in ["http-01", "tls-alpn-01"] {
+        let mut stage = Stage::new(HOUR);
+        std::fs::remove_dir(stage.folder.join("certs")).unwrap();
+        let Terms { http_port, tls_port, .. } = stage.terms;
+        let pebble_port = Pebble::start(&stage.folder, &stage.authority, &stage.dns, stage.terms);
+        let setup = Setup::of(&[&stage.origin])
+            .listener("https_redirect = true")
+            .listener(&format!("bind = \"127.0.0.1:{http_port}\""))
+            .text(&format!(
+                "[listener.tls]\nbind = \"127.0.0.1:{tls_port}\"\n\
+                 tls.directory = \"state/certs\"\n\
+                 [acme]\ndirectory = \"https://127.0.0.1:{}/dir\"\nca = \"ca.crt\"\n\
+                 accept_terms = true\nfolder = \"state/certs\"\nchallenge = \"{challenge}\"\n\
+                 certificates = {{ site = {HOSTS:?} }}\n",
+                pebble_port.port
+            ));
+        let proxy = setup.start_in(stage.take_folder());
+        let first = shown(&proxy, HOSTS[1]);
+        assert!(
+            first.contains("headwater, until one is issued") || first.contains("Pebble"),
+            "{challenge}: {first}"
+        );
+        wait_for_issued(&proxy);
+        for host in HOSTS {
+            assert!(!shown(&proxy, host).contains("headwater"), "{challenge}: {host}");
+        }
+        let folder = std::fs::metadata(proxy.folder.join("state/certs")).unwrap();
+        assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+        // Lost files are ordered anew; meanwhile nobody is shown a certificate of ours.
+        for name in ["site.crt", "site.key"] {
+            std::fs::remove_file(proxy.folder.join("state/certs").join(name)).unwrap();
+        }
+        assert_eq!(proxy.api_post("/api/reload", "").status, 200);
+        assert!(!shown(&proxy, HOSTS[0]).contains("headwater"), "{challenge}");
+    }
+}
+
+#[test]
+fn where_no_authority_answers_the_stand_in_goes_on() {
+    let mut stage = Stage::new(HOUR);
+    stage.folder.write("ca.crt", stage.authority.pem());
+    let setup = Setup::of(&[&stage.origin]).text(&format!(
+        "[listener.tls]\nbind = \"127.0.0.1:0\"\ntls.directory = \"new\"\n\
+         [acme]\ndirectory = \"https://127.0.0.1:1/dir\"\nca = \"ca.crt\"\n\
+         accept_terms = true\nfolder = \"new\"\ncertificates = {{ site = {HOSTS:?} }}\n"
+    ));
+    let proxy = setup.start_in(stage.take_folder());
+    eventually("an order to fail", || (orders(&proxy, "failed") >= 1.0).then_some(()));
+    let first = shown(&proxy, HOSTS[0]);
+    assert!(first.contains("headwater, until one is issued"), "{first}");
+    proxy.reload(&setup.text("[pool.more]\nendpoints = [\"127.0.0.1:1\"]"));
+    assert_eq!(shown(&proxy, HOSTS[1]), first, "a reload makes no other");
+}
+
+#[test]
+fn a_trial_needs_no_certificate_at_all() {
+    let stage = Stage::new(HOUR);
+    let proxy = Setup::of(&[&stage.origin])
+        .route("hosts = [\"trial.test\"]")
+        .text("[listener.tls]\nbind = \"127.0.0.1:0\"\ntls = \"self-signed\"")
+        .start();
+    let certificate = shown(&proxy, "trial.test");
+    assert!(certificate.contains("headwater trial"), "{certificate}");
+    let address = proxy.address_of("tls");
+    let url = format!("https://trial.test:{}/", address.port());
+    let output = Command::new("curl")
+        .args(["-sk", "--resolve", &format!("trial.test:{}:127.0.0.1", address.port()), &url])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "x");
+}

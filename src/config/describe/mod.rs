@@ -108,6 +108,7 @@ fn listener(listener: &Listener) -> Value {
         json!({
             "certificates": tls.certificates.iter().map(certificate).collect::<Vec<_>>(),
             "directory": tls.directory.as_ref().map(|folder| folder.path.display().to_string()),
+            "self_signed": tls.self_signed.as_ref().map(|made| &made.names),
             "ticket_keys": tls.ticket_keys.as_ref().map(|_| HIDDEN),
             "client_auth": tls.client_auth.iter().map(client_auth).collect::<Vec<_>>(),
             "min_version": match tls.min_version {

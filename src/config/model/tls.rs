@@ -6,13 +6,25 @@ use super::*;
 pub struct ListenerTls {
     /// Named one by one; the first is the default.
     pub certificates: Vec<CertificateFiles>,
-    /// Not empty where there are no `certificates`.
+    /// Not empty where there are no `certificates`, unless `self_signed` stands in.
     pub directory: Option<CertificateFolder>,
+    /// The certificate that we make ourselves, while there is no other.
+    pub self_signed: Option<SelfSigned>,
     pub min_version: TlsVersion,
     /// `None`: random keys of this process.
     pub ticket_keys: Option<Located<FileContent>>,
     /// At most one of them is without `hosts`.
     pub client_auth: Vec<ClientAuth>,
+}
+
+/// A certificate that nobody has a reason to trust.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfSigned {
+    /// At least one, in lower case; wildcards and addresses among them.
+    pub names: Vec<String>,
+    /// It is all that the listener is to have; otherwise it waits for one by ACME.
+    pub is_trial: bool,
+    pub span: SpanOf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +53,8 @@ impl PartialEq for CertificateFiles {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CertificateFolder {
     pub path: PathBuf,
+    /// Whether there is such a folder.
+    pub exists: bool,
     /// The default first, then by path.
     pub pairs: Vec<FolderPair>,
     pub span: SpanOf,
