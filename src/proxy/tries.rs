@@ -96,6 +96,9 @@ impl<'a> Tries<'a> {
                 Err(error) => break last.map_or(Err(error), |failed| self.given_up(failed)),
             };
             self.trace.endpoint = Some(lease.endpoint().clone());
+            if let Some(upload) = upload {
+                upload.take_place(lease.stalling());
+            }
             self.trace.attempts += 1;
             self.is_hoping = lease.is_trial();
             // After one stale connection its siblings are not worth a try.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::kept::{Kept, Part, Whole};
 use super::pace::{Pace, PaceLimits};
+use crate::balance::Stalling;
 use crate::error::{Error, Kind};
 use crate::memory::LocalMemory;
 use crate::timer::LazyTimer;
@@ -61,6 +62,8 @@ pub struct Upload {
     /// Tries that are reading it.
     readers: Cell<u32>,
     is_answered: Cell<bool>,
+    /// Its place on an endpoint, which others may ask for while it waits for its client.
+    stalling: RefCell<Option<Stalling>>,
 }
 
 #[derive(Debug)]
@@ -130,6 +133,7 @@ impl Upload {
             kept: RefCell::new(kept),
             readers: Cell::new(0),
             is_answered: Cell::new(false),
+            stalling: RefCell::new(None),
         })
     }
 
@@ -141,9 +145,15 @@ impl Upload {
         }
     }
 
+    /// From here on it is sent to an endpoint, on a place that may be called in, or on none.
+    pub fn take_place(&self, stalling: Option<Stalling>) {
+        *self.stalling.borrow_mut() = stalling;
+    }
+
     /// There will be no further try, so what is kept is needed only once more, unless somebody
     /// wants the whole.
     pub fn forget(&self) {
+        self.take_place(None);
         let mut kept = self.kept.borrow_mut();
         if self.readers.get() == 0 {
             kept.take_if(|kept| !kept.is_wanted());
@@ -296,7 +306,7 @@ impl Upload {
             }
             Poll::Ready(Some(Err(_))) => self.fail(Kind::ClientGone),
             Poll::Ready(None) => {
-                self.progress.set(Instant::now());
+                self.came(0);
                 self.state.set(State::Done);
                 self.hand_over_at_end();
                 Poll::Ready(None)
@@ -306,6 +316,11 @@ impl Upload {
                 if self.state.get() != State::WaitingForClient {
                     self.state.set(State::WaitingForClient);
                     self.progress.set(now);
+                }
+                if let Some(stalling) = &mut *self.stalling.borrow_mut()
+                    && stalling.is_called_in(cx)
+                {
+                    return self.fail(Kind::ClientShare);
                 }
                 let deadline = self.deadline();
                 let wake = [deadline.map(|(deadline, _)| deadline), early];
@@ -329,6 +344,9 @@ impl Upload {
             State::WaitingForClient => now - self.progress.get(),
             _ => Duration::ZERO,
         };
+        if let Some(stalling) = &mut *self.stalling.borrow_mut() {
+            stalling.goes_on();
+        }
         let mut pace = self.pace.get();
         pace.came(bytes, waited, &self.limits.pace);
         self.pace.set(pace);

@@ -297,6 +297,36 @@ fn what_a_client_holds_and_does_not_read_is_called_in_for_others() {
 }
 
 #[test]
+fn what_a_client_holds_and_does_not_send_is_called_in_for_others() {
+    let origin = Origin::answering(|request| ok(request.body.len().to_string()));
+    let proxy = Setup::of(&[&origin])
+        .listener("trusted = [\"127.0.0.0/8\"]")
+        .pool_lines(SMALL)
+        .pool_lines("buffer.request = \"0B\"")
+        .start();
+    let post = |ip: &str| {
+        let mut client = proxy.connect();
+        let fields = format!("X-Forwarded-For: {ip}\r\nContent-Length: 8");
+        client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n\r\nslow"));
+        client
+    };
+    let mut greedy: Vec<_> = (0..4).map(|_| post("192.0.2.1")).collect();
+    origin.requests(4);
+    let mut modest = post("192.0.2.2");
+    origin.requests(5);
+    modest.send("down");
+    assert_eq!(modest.answer().text(), "8");
+    let line = proxy.access("client_share");
+    assert_eq!((&line["status"], &line["client_ip"]), (&503.into(), &"192.0.2.1".into()));
+    // The others go on.
+    for client in &mut greedy {
+        let _ = client.try_send("down");
+    }
+    let answers = greedy.iter_mut().map(|client| client.answer().status);
+    assert_eq!(answers.filter(|status| *status == 200).count(), 3);
+}
+
+#[test]
 fn the_requests_of_a_client_that_has_its_share_wait_behind_all_others() {
     let (first, held) = (Gate::default(), Gate::default());
     let origin = {
