@@ -90,7 +90,7 @@ impl Sending<'_> {
             upgrade: outgoing.upgrade.as_ref().map(|upgrade| &upgrade.protocol),
             timeout_millis: self.time_left(started),
         };
-        let upload = outgoing.upload.as_ref();
+        let upload = outgoing.upload.as_ref().filter(|upload| !upload.is_empty());
         match connection.send(&head, upload, &self.deadlines, started, &mut timer).await {
             Ok(sent) => self.answered(sent, lease, started, timer).await,
             Err(error) => {

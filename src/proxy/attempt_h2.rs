@@ -52,7 +52,7 @@ impl Sending<'_> {
                 connect(place, head, &upgrade.protocol, deadlines, started, &mut timer).await
             }
             None => {
-                let upload = outgoing.upload.as_ref();
+                let upload = outgoing.upload.as_ref().filter(|upload| !upload.is_empty());
                 let sent = Exchange::send(place, head, upload, deadlines, started, &mut timer);
                 sent.await.map(Connected::Declined)
             }

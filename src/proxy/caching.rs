@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use hyper::body::Incoming;
 
 use super::deadlines;
 use super::deliver::Told;
@@ -26,6 +25,7 @@ use crate::cache::{Entry, Lookup};
 use crate::config::model::{Bypass, ClientDirectives};
 use crate::cookie;
 use crate::snapshot::{Backend, Passed, Route};
+use crate::upstream::ClientBody;
 
 /// How the cache takes part in a request.
 #[derive(Debug)]
@@ -69,12 +69,12 @@ pub(super) enum Found {
 }
 
 /// Whether the cache takes part, by the route and the request's head.
-pub(super) fn of(route: &Route, parts: &Parts, body: &Incoming) -> Caching {
+pub(super) fn of(route: &Route, parts: &Parts, body: &ClientBody) -> Caching {
     let Some(rules) = &route.spec.cache else { return Caching::Off };
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Caching::Method;
     }
-    if !http_body::Body::is_end_stream(body) {
+    if !body.is_empty() {
         return Caching::Bypass("request-body");
     }
     if route.spec.websocket && upgrade::asked(parts).is_some() {
@@ -171,7 +171,7 @@ pub(super) fn look_up(
 pub(super) fn refresh(
     exchange: &mut Exchange,
     parts: &Parts,
-    body: Incoming,
+    body: ClientBody,
     target: &Target<'_>,
     (index, backend, missed): (usize, Arc<Backend>, Missed),
 ) {

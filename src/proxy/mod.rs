@@ -59,7 +59,7 @@ use crate::cache::status::{CacheStatus, FieldKind};
 use crate::error::Kind;
 use crate::route::{Query, template};
 use crate::snapshot::{Action, Backend};
-use crate::upstream::why_failed;
+use crate::upstream::{ClientBody, why_failed};
 use caching::{Caching, Found};
 use client::ClientConnection;
 use coding::Choice;
@@ -93,18 +93,38 @@ pub fn handle(
             kind,
         ));
     }
+    let body = ClientBody::new(body);
     if !upgrade::translate(&mut parts) {
-        return begin(local, connection, parts, body, number);
+        let is_get = matches!(parts.method, Method::GET | Method::HEAD);
+        return match is_get && body.is_uncertain() {
+            true => begin_with_body(local, connection, parts, body, number),
+            false => begin(local, connection, parts, body, number),
+        };
     }
     let asked = parts.headers.clone();
     upgrade::only_tunnels(begin(local, connection, parts, body, number), asked)
+}
+
+/// Answers a GET or HEAD once it is known whether it has a body.
+fn begin_with_body(
+    local: &Rc<Local>,
+    connection: &Rc<ClientConnection>,
+    parts: Parts,
+    mut body: ClientBody,
+    number: u64,
+) -> Reply {
+    let (local, connection) = (local.clone(), connection.clone());
+    Reply::Later(Box::pin(async move {
+        body.begin().await;
+        begin(&local, &connection, parts, body, number).response().await
+    }))
 }
 
 fn begin(
     local: &Rc<Local>,
     connection: &Rc<ClientConnection>,
     parts: Parts,
-    body: Incoming,
+    body: ClientBody,
     number: u64,
 ) -> Reply {
     let mut exchange = Exchange::begin(local, connection, &parts);
@@ -231,7 +251,7 @@ struct Job {
 async fn serve(
     mut exchange: Exchange,
     parts: Parts,
-    body: Incoming,
+    body: ClientBody,
     job: Job,
 ) -> Response<ReplyBody> {
     let Job { target, backend, index, caching } = job;

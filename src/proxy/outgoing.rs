@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE};
 use http::request::Parts;
 use http::{HeaderMap, Uri, Version};
-use hyper::body::Incoming;
 
 use super::client::{Peer, Protocol};
 use super::coding;
@@ -23,13 +22,13 @@ use crate::error::Kind;
 use crate::route::rewrite;
 use crate::snapshot::{Backend, BackendKind, Passed, Route};
 use crate::tls::{ALPN_H1, ALPN_H2};
-use crate::upstream::{PaceLimits, Proxied, Upload, UploadLimits};
+use crate::upstream::{ClientBody, PaceLimits, Proxied, Upload, UploadLimits};
 
 /// The request for a backend: rewritten path, edited fields, and the body that is to follow.
 pub(super) fn outgoing(
     exchange: &mut Exchange,
     parts: &Parts,
-    body: Incoming,
+    body: ClientBody,
     target: &Target<'_>,
     route: &Route,
     backend: &Backend,
@@ -37,7 +36,7 @@ pub(super) fn outgoing(
     if exchange.snapshot.cdn_loop.passed(&parts.headers) == Passed::InCircles {
         return Err(Kind::Loop);
     }
-    let has_body = !http_body::Body::is_end_stream(&body);
+    let has_body = !body.is_empty();
     let mut headers = fields(exchange, parts, target);
     let upgrade = route
         .spec

@@ -34,6 +34,17 @@ pub enum Reply {
     Later(Pin<Box<dyn Future<Output = Response<ReplyBody>>>>),
 }
 
+impl Reply {
+    /// The response, once there is one.
+    pub(super) async fn response(self) -> Response<ReplyBody> {
+        match self {
+            Self::Now(Some(response)) => response,
+            Self::Now(None) => std::future::pending().await,
+            Self::Later(response) => response.await,
+        }
+    }
+}
+
 impl Future for Reply {
     type Output = Result<Response<ReplyBody>, Infallible>;
 

@@ -71,6 +71,10 @@ impl Kept {
         self.first == 0
     }
 
+    pub(super) fn has_trailers(&self) -> bool {
+        matches!(self.parts.back(), Some(Part::Trailers(_)))
+    }
+
     pub(super) fn want(&mut self, wanted: oneshot::Sender<Whole>) {
         self.wanted = Some(wanted);
     }

@@ -7,6 +7,7 @@
 //! endpoint (`balance`) and trying again (`proxy`).
 
 mod ahead;
+mod client_body;
 mod connect;
 mod connection;
 mod connections;
@@ -22,6 +23,7 @@ mod trouble;
 mod upload;
 
 pub use ahead::{AheadBody, AheadDriver, AheadSlot};
+pub use client_body::ClientBody;
 pub use connect::Dialer;
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Claim, Connections, Keep, Reclaim};

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::client_body::ClientBody;
 use super::kept::{Kept, Part, Whole};
 use super::pace::{Pace, PaceLimits};
 use crate::balance::Stalling;
@@ -69,7 +69,7 @@ pub struct Upload {
 #[derive(Debug)]
 struct Source {
     /// `None` for a copy, which has nothing but what was kept.
-    body: Option<Incoming>,
+    body: Option<ClientBody>,
     timer: LazyTimer,
 }
 
@@ -94,7 +94,7 @@ pub struct UploadReader {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, limits: UploadLimits, memory: &Rc<LocalMemory>) -> Rc<Self> {
+    pub fn new(body: ClientBody, limits: UploadLimits, memory: &Rc<LocalMemory>) -> Rc<Self> {
         let length = body.size_hint().exact();
         Self::of(Some(body), limits, length, None, State::Untouched, memory)
     }
@@ -114,7 +114,7 @@ impl Upload {
     }
 
     fn of(
-        body: Option<Incoming>,
+        body: Option<ClientBody>,
         limits: UploadLimits,
         length: Option<u64>,
         kept: Option<Kept>,
@@ -192,6 +192,13 @@ impl Upload {
     /// Bytes that came so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Whether it has turned out to be no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.state.get() == State::Done
+            && self.bytes.get() == 0
+            && self.kept.borrow().as_ref().is_none_or(|kept| !kept.has_trailers())
     }
 
     /// Bytes that it has in all, where the client said so.

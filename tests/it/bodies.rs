@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::origin::Gate;
-use crate::support::{HOST, Origin, Setup, answer, chunk, ok};
+use crate::support::{HOST, Origin, Setup, answer, cacheable, chunk, h2, ok};
 
 const MIB: usize = 1 << 20;
 
@@ -289,4 +289,77 @@ fn a_reader_that_takes_nothing_is_cut_after_the_write_timeout() {
     client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     origin.wait_for_closed(1);
     proxy.wait_for_metric("headwater_connections{listener=\"web\"}", 0.0);
+}
+
+/// Answers 411 to a chunked request, and else with how the body was announced.
+fn particular() -> Origin {
+    Origin::answering(|request| {
+        if request.header("transfer-encoding").is_some() {
+            return answer(411, &[], "");
+        }
+        cacheable(request.header("content-length").unwrap_or("none"))
+    })
+}
+
+#[test]
+fn an_empty_body_over_http2_is_no_body() {
+    let origin = particular();
+    let proxy = Setup::of(&[&origin]).listener("protocols = [\"h2\", \"h1\"]").start();
+    h2::run(async {
+        let mut session = h2::Session::open_plain(proxy.address()).await;
+        for (method, path, length, body) in [
+            ("GET", "/get", None, "none"),
+            ("GET", "/zero", Some("0"), "none"),
+            ("HEAD", "/head", None, ""),
+            ("POST", "/post", None, "0"),
+            ("DELETE", "/delete", None, "none"),
+        ] {
+            // Its END_STREAM comes with an empty DATA.
+            let mut request = h2::request(method, path, h2::Upload::channel().1);
+            if let Some(length) = length {
+                request.headers_mut().insert("content-length", length.parse().unwrap());
+            }
+            let answer = session.send(request).await.unwrap();
+            assert_eq!(answer.status(), 200, "{method} {path}");
+            assert_eq!(h2::full(answer).await.unwrap().body, body, "{method} {path}");
+        }
+        let before = origin.count();
+        let request = h2::request("GET", "/get", h2::Upload::channel().1);
+        let answer = session.send(request).await;
+        assert_eq!(h2::full(answer.unwrap()).await.unwrap().body, "none");
+        assert_eq!(origin.count(), before, "what is stored answers it");
+    });
+}
+
+#[test]
+fn a_chunked_request_without_a_chunk_is_one_without_a_body() {
+    let origin = particular();
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    for (method, body) in [("GET", "none"), ("GET", "none"), ("POST", "0")] {
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, body), "{method}");
+    }
+    assert_eq!(origin.count(), 2, "the second GET was answered from the cache");
+}
+
+#[test]
+fn a_get_that_has_a_body_keeps_all_of_it() {
+    let origin = Origin::scripted(|call| {
+        call.body();
+        let body = call.request.body.clone();
+        call.send(&ok(body));
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut client = proxy.connect();
+    for body in ["5\r\nhello\r\n0\r\n\r\n", "1\r\nh\r\n4\r\nello\r\n0\r\n\r\n"] {
+        client.send(format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        ));
+        assert_eq!(client.answer().text(), "hello");
+    }
+    assert_eq!(origin.count(), 2, "and is not answered from the cache");
 }
