@@ -27,8 +27,8 @@ use crate::timer::LazyTimer;
 
 /// Bytes of a body that are kept to be sent again.
 pub const REPLAY_BYTES_MAX: usize = 64 << 10;
-/// How long a body of unknown length may pause before the request goes on with what there is: its
-/// client may wait for the answer to what it has sent.
+/// How long a body that is long, or of unknown length, may pause before the request goes on with
+/// what there is: its client may wait for the answer to what it has sent.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Bounds on a body that a client sends.
@@ -239,9 +239,15 @@ impl Upload {
         poll_fn(|cx| self.poll_ahead(until, cx)).await
     }
 
+    /// Whether all of it is known to be read before the first try.
+    fn is_small(&self) -> bool {
+        self.length.is_some_and(|length| length <= self.limits.ahead_bytes_max as u64)
+    }
+
     fn poll_ahead(&self, until: Option<Instant>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
-            let pausing = (self.length.is_none() && self.state.get() == State::WaitingForClient)
+            let may_pause = !self.is_small();
+            let pausing = (may_pause && self.state.get() == State::WaitingForClient)
                 .then(|| self.progress.get() + PAUSE_MAX);
             let early = [until, pausing].into_iter().flatten().min();
             match self.poll_source(early, cx) {
@@ -268,7 +274,7 @@ impl Upload {
                         return Poll::Ready(Ok(()));
                     }
                     // The pause may have begun just now.
-                    if pausing.is_some() || self.length.is_some() {
+                    if pausing.is_some() || !may_pause {
                         return Poll::Pending;
                     }
                 }
