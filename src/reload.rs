@@ -199,7 +199,7 @@ impl Reloader {
                 sources: (*compiled.snapshot.sources).clone(),
             }));
         };
-        discovery::resolve_all(&compiled.snapshot, RESOLVE_PATIENCE).await;
+        discovery::resolve_all(&compiled.snapshot, Some(&running), RESOLVE_PATIENCE).await;
         Ok(Ready { compiled, change, sink })
     }
 

@@ -25,7 +25,7 @@ mod subject;
 mod system;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -58,9 +58,15 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(10);
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Resolves the names that have no address yet, for at most `patience`: before a snapshot is
-/// published, so that its first requests find their endpoints.
-pub async fn resolve_all(snapshot: &Snapshot, patience: Duration) {
-    let waiting = unresolved(snapshot);
+/// published, so that its first requests find their endpoints. A name that the `running` snapshot
+/// waits for in vain has had its time: its schedule goes on asking, and nobody waits for it again.
+pub async fn resolve_all(snapshot: &Snapshot, running: Option<&Snapshot>, patience: Duration) {
+    let mut waiting = unresolved(snapshot);
+    if let Some(running) = running.filter(|_| !waiting.is_empty()) {
+        let in_vain = unresolved(running);
+        let in_vain: HashSet<&DnsName> = in_vain.iter().map(|it| &it.subject.name).collect();
+        waiting.retain(|it| !in_vain.contains(&it.subject.name));
+    }
     if waiting.is_empty() {
         return;
     }
@@ -316,7 +322,7 @@ mod tests {
                     [pool.b]\nendpoints = [\"localhost:80\"]\n[pool.c]\ndns = \"localhost:80\"\n";
         let snapshot = snapshot(text, &[], None);
         assert!(!is_usable(&snapshot, "b") && !is_usable(&snapshot, "c"));
-        resolve_all(&snapshot, Duration::from_secs(10)).await;
+        resolve_all(&snapshot, None, Duration::from_secs(10)).await;
         for name in ["a", "b", "c"] {
             let pool = &snapshot.backends[name].balanced().unwrap().pool;
             let found = pool.members()[0].endpoint.resolved();
@@ -324,6 +330,24 @@ mod tests {
             assert!(is_usable(&snapshot, name));
         }
         assert!(unresolved(&snapshot).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_does_not_answer_is_waited_for_once() {
+        // Nobody is there (RFC 5737).
+        let text = "[process]\nresolvers = [\"192.0.2.1:53\"]\n\
+                    [pool.a]\nendpoints = [\"a.test:80\"]\n";
+        let first = snapshot(text, &[], None);
+        let patience = Duration::from_secs(1);
+        let start = Instant::now();
+        resolve_all(&first, None, patience).await;
+        assert_eq!(start.elapsed(), patience);
+        let with_another = format!("{text}keepalive = \"5s\"\n[pool.b]\ndns = \"localhost:80\"\n");
+        let next = snapshot(&with_another, &[], Some(&first));
+        let start = Instant::now();
+        resolve_all(&next, Some(&first), patience).await;
+        assert!(start.elapsed() < patience, "{:?}", start.elapsed());
+        assert!(is_usable(&next, "b"), "a new name still has its moment");
     }
 
     #[tokio::test]

@@ -308,7 +308,7 @@ async fn serve(
     };
     let beginning = async {
         let opened = open(&snapshot.config, &sources, console, inherited).await?;
-        discovery::resolve_all(&snapshot, RESOLVE_PATIENCE).await;
+        discovery::resolve_all(&snapshot, None, RESOLVE_PATIENCE).await;
         let mut lists = FrontLists::new()
             .map_err(|error| start_failed(console, &format!("no list can be fetched: {error}")))?;
         lists.first(&snapshot, FETCH_PATIENCE).await;
