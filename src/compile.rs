@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::diagnostics::{self, Diagnostic};
+use crate::config::model::SpanOf;
 use crate::config::{self, Accepted, Loaded, Refused};
 use crate::lint;
 use crate::snapshot::{self, Resources, Snapshot};
 
-/// Of the files that the process may open, one in so many is kept for what is no client:
-/// endpoints, files, the process itself.
-const RESERVED_SHARE: u64 = 4;
+/// Of the files that the process may open, kept for what is no client and no endpoint: sockets that
+/// listen, files, look-ups, probes, the admin API. Of few files, one in so many.
+const SPARE_DESCRIPTORS: u64 = 512;
+const SPARE_SHARE: u64 = 8;
+/// A client's own, and one to an endpoint.
+const DESCRIPTORS_PER_CLIENT: u64 = 2;
 
 /// A snapshot that is ready to be published.
 #[derive(Debug)]
@@ -57,35 +61,39 @@ pub fn compile(
     }
 }
 
-/// How many client connections a process may have that may open so many files.
+/// How many client connections a process may have that may open so many files: each needs its own
+/// and, for its requests, one to an endpoint.
 pub fn connections_max(descriptors_max: u64) -> usize {
-    let possible = descriptors_max - descriptors_max / RESERVED_SHARE;
+    let spare = SPARE_DESCRIPTORS.min(descriptors_max / SPARE_SHARE);
+    let possible = (descriptors_max - spare) / DESCRIPTORS_PER_CLIENT;
     usize::try_from(possible).unwrap_or(usize::MAX).max(1)
 }
 
-/// Lowers bounds on connections to what the limit on open files allows.
-fn fit_connections(
-    config: &mut config::model::Config,
-    descriptors_max: u64,
-) -> impl Iterator<Item = Diagnostic> + use<> {
+/// Lowers bounds on connections to what the limit on open files allows, and warns where somebody
+/// has written one.
+fn fit_connections(config: &mut config::model::Config, descriptors_max: u64) -> Vec<Diagnostic> {
     let possible = connections_max(descriptors_max);
     let mut warnings = Vec::new();
     for listener in &mut config.listeners {
-        let wanted = listener.limits.connections_max;
-        if wanted > possible {
-            listener.limits.connections_max = possible;
+        let limits = &mut listener.limits;
+        let wanted = limits.connections_max;
+        limits.connections_max = wanted.min(possible);
+        if let Some(SpanOf(span)) = limits.connections_at
+            && wanted > possible
+        {
+            let text = format!(
+                "listener.{}: limits.connections = {wanted} is lowered to {possible}, as the \
+                 process may open {descriptors_max} files, two for each client",
+                listener.name
+            );
             warnings.push(Diagnostic {
                 severity: diagnostics::Severity::Warning,
-                ..Diagnostic::placeless(format!(
-                    "listener.{}: limits.connections = {wanted} is lowered to {possible}, as the \
-                     process may open {descriptors_max} files",
-                    listener.name
-                ))
-                .help("raise the hard limit on open files (ulimit -Hn, LimitNOFILE)")
+                ..Diagnostic::error(span, text)
+                    .help("raise the hard limit on open files (ulimit -Hn, LimitNOFILE)")
             });
         }
     }
-    warnings.into_iter()
+    warnings
 }
 
 /// Raises the limit on open files to what the process may have; how many that is.
@@ -117,15 +125,20 @@ mod tests {
     }
 
     #[test]
-    fn bounds_on_connections_are_lowered_to_the_limit_on_files_with_a_warning() {
+    fn bounds_on_connections_fit_the_limit_on_files_and_written_ones_are_warned_of() {
         let mut config = config(
             "[listener.web]\nbind = \"127.0.0.1:0\"\nlimits.connections = 5000\n\
              [[route]]\nrespond = { status = 204 }\n",
         );
-        assert_eq!(fit_connections(&mut config, 20_000).count(), 0);
+        assert!(fit_connections(&mut config, 20_000).is_empty());
         assert_eq!(config.listeners[0].limits.connections_max, 5000);
-        let warnings: Vec<_> = fit_connections(&mut config, 1024).collect();
-        assert_eq!(config.listeners[0].limits.connections_max, 768);
-        assert!(!warnings[0].is_error() && warnings[0].message.contains("lowered to 768"));
+        let warnings = fit_connections(&mut config, 1024);
+        assert_eq!(config.listeners[0].limits.connections_max, 448);
+        assert!(!warnings[0].is_error() && warnings[0].message.contains("lowered to 448"));
+        assert!(warnings[0].span.is_some(), "it has its place");
+        config.listeners[0].limits.connections_at = None;
+        config.listeners[0].limits.connections_max = 50_000;
+        assert!(fit_connections(&mut config, 1024).is_empty(), "nobody has written it");
+        assert_eq!(config.listeners[0].limits.connections_max, 448);
     }
 }

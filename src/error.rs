@@ -6,6 +6,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -95,6 +96,8 @@ pub enum Kind {
     Loop,
     /// The endpoint speaks HTTP/2 without tunnels (RFC 8441).
     TunnelUnsupported,
+    /// We have no descriptor, port or memory left for a connection.
+    Exhausted,
     /// Our own failure.
     Internal,
 }
@@ -135,6 +138,7 @@ impl Kind {
             | Self::TunnelLimit
             | Self::Loop
             | Self::TunnelUnsupported
+            | Self::Exhausted
             | Self::Internal => Origin::Us,
         }
     }
@@ -183,9 +187,26 @@ impl Kind {
             Self::AnswerTooLargeForFront => "answer_too_large_for_front",
             Self::Loop => "loop",
             Self::TunnelUnsupported => "tunnel_unsupported",
+            Self::Exhausted => "exhausted",
             Self::Internal => "internal",
         }
     }
+}
+
+/// Whether an error of the system is for want of descriptors, memory or places in tables of the
+/// kernel, whoever is at the other end.
+pub fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                // Too many watches of epoll.
+                | libc::ENOSPC
+        )
+    )
 }
 
 impl Error {

@@ -87,7 +87,7 @@ impl Reloader {
         self.addresses.store(Arc::new(self.bindings.addresses()));
         self.tell_ready();
         let mut watcher = Watcher::default();
-        watcher.follow(&files);
+        (watcher, _) = follow(watcher, files).await;
         // What changed between reading the files and watching them has made no event.
         let mut poll = Instant::now();
         loop {
@@ -105,7 +105,9 @@ impl Reloader {
                 tracing::error!("loading the configuration panicked; the old one goes on");
                 continue;
             };
-            if watcher.follow(&loaded.files) {
+            let is_new;
+            (watcher, is_new) = follow(watcher, loaded.files.clone()).await;
+            if is_new {
                 poll = Instant::now();
             }
             let is_asked = trigger.is_some();
@@ -236,6 +238,18 @@ impl Reloader {
         self.reloads.failed(text);
         ReloadAnswer::Refused { problems }
     }
+}
+
+/// Follows these paths, on a thread that may block: they may lie where a disk hangs.
+async fn follow(mut watcher: Watcher, paths: Vec<PathBuf>) -> (Watcher, bool) {
+    let following = tokio::task::spawn_blocking(move || {
+        let is_new = watcher.follow(&paths);
+        (watcher, is_new)
+    });
+    following.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "files are not watched, only polled");
+        (Watcher::default(), false)
+    })
 }
 
 fn reports(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<Report> {

@@ -20,7 +20,7 @@ use crate::proxy::local::Local;
 use crate::shutdown::{Phase, Stop, Tasks};
 use crate::snapshot::Snapshot;
 use crate::supervisor::Beat;
-use crate::upstream::{Claim, Reclaim};
+use crate::upstream::{self, Claim, Reclaim};
 
 /// Sockets that may wait to be taken over by a worker.
 const SOCKETS_QUEUED: usize = 1024;
@@ -196,9 +196,15 @@ async fn hand_on_log_lines(local: Rc<Local>) {
 async fn sweep(local: Rc<Local>, beat: Beat) {
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut felt = upstream::felt();
     loop {
         tick.tick().await;
         beat.beat();
+        // Whoever cannot close what rests feels a want too: look-ups, probes, the admin API.
+        let felt_now = upstream::felt();
+        if std::mem::replace(&mut felt, felt_now) != felt_now {
+            local.connections.give_half_up();
+        }
         // Taking the snapshot also lets go of the one before, on a worker without requests.
         let snapshot = local.snapshot();
         if !local.connections.is_empty() {

@@ -151,7 +151,11 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Ans
         }
         Call::Acme => context.certificates.describe(snapshot.config.acme.as_ref()),
         Call::Receipt => receipt(context, head.uri.path())?,
-        Call::Status => status::describe(context, &snapshot),
+        Call::Status => {
+            let described = snapshot.clone();
+            let ages = service.aside(move || status::list_ages(&described)).await?;
+            status::describe(context, &snapshot, &ages)
+        }
         Call::Config => describe_config(&snapshot.config),
         Call::Routes => routes::describe(&snapshot),
         Call::Pools => pools::describe(&snapshot),

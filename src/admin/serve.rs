@@ -23,6 +23,7 @@ use super::reply::{Refusal, Reply};
 use super::socket::{Acceptor, AdminSocket, Reach, Stream};
 use super::{Context, router};
 use crate::shutdown::{Phase, Tasks};
+use crate::upstream::{is_ours, tell};
 
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -71,7 +72,11 @@ pub async fn serve(socket: AdminSocket, context: Rc<Context>, tasks: Tasks) {
                 tasks.spawn("admin connection", drive(stream, place, service));
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin API failed to accept");
+                if is_ours(&error) {
+                    tell(&error, "the admin API cannot accept");
+                } else {
+                    tracing::warn!(%error, "the admin API failed to accept");
+                }
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }

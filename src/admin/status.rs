@@ -1,5 +1,6 @@
 //! `GET /api/status`: the process in a few figures.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -8,13 +9,28 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Context;
 use super::reloads::Reload;
-use crate::config::model::{Front, RangesSource};
+use crate::config::model::{Front, Listener, Name, RangesSource};
 use crate::metrics::{Counter, Gauge};
 use crate::snapshot::Snapshot;
 use crate::snapshot::stats::ListenerStats;
 
-pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
-    let (bound, now) = (context.addresses.load(), SystemTime::now());
+/// How old the lists of the fronts' networks are, by listener. Looks at files, which may block.
+pub(super) fn list_ages(snapshot: &Snapshot) -> HashMap<Name, u64> {
+    let now = SystemTime::now();
+    let listeners = snapshot.config.listeners.iter();
+    let age = |listener: &Listener| {
+        let trusted = &snapshot.listeners.get(&listener.name)?.trusted;
+        Some((listener.name.clone(), trusted.age(listener, now)?.as_secs()))
+    };
+    listeners.filter_map(age).collect()
+}
+
+pub(super) fn describe(
+    context: &Context,
+    snapshot: &Snapshot,
+    list_ages: &HashMap<Name, u64>,
+) -> Value {
+    let bound = context.addresses.load();
     let listeners = snapshot.config.listeners.iter().map(|listener| {
         let compiled = snapshot.listeners.get(&listener.name);
         let tls = compiled.and_then(|compiled| compiled.tls.as_ref());
@@ -36,7 +52,7 @@ pub(super) fn describe(context: &Context, snapshot: &Snapshot) -> Value {
                 "name": listener.front.as_str(),
                 "from": listener.trusted_from.as_ref().map(RangesSource::shown),
                 "networks": trusted.listed().len(),
-                "age_seconds": trusted.age(listener, now).map(|age| age.as_secs()),
+                "age_seconds": list_ages.get(&listener.name),
                 "problem": trusted.trouble(),
             });
         }

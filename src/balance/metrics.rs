@@ -21,6 +21,8 @@ pub struct PoolStats {
     pub queue_full: Counter,
     /// Requests that waited in vain.
     pub queue_timeout: Counter,
+    /// Requests that found us without descriptors, ports or memory for a connection.
+    pub exhausted: Counter,
     /// Requests for a tunnel that found `limits.tunnels` reached.
     pub tunnel_limit: Counter,
     /// Requests without what the pool hashes on.
@@ -134,7 +136,11 @@ impl Pool {
         let pool = ("pool", &*self.name);
         out.gauge("headwater_queue_length", "Requests that wait for a place on an endpoint.")
             .series(&[pool], self.queue_len() as f64);
-        let rejected = [("full", &self.stats.queue_full), ("timeout", &self.stats.queue_timeout)];
+        let rejected = [
+            ("full", &self.stats.queue_full),
+            ("timeout", &self.stats.queue_timeout),
+            ("exhausted", &self.stats.exhausted),
+        ];
         for (reason, count) in rejected {
             out.counter("headwater_queue_rejected_total", "Requests for which there was no place.")
                 .series(&[pool, ("reason", reason)], count.value() as f64);

@@ -89,7 +89,12 @@ impl Fault {
         let Self::Kind(kind) = self else { return false };
         matches!(
             kind,
-            Kind::Connect | Kind::ConnectTimeout | Kind::Reset | Kind::Refused | Kind::NoEndpoint
+            Kind::Connect
+                | Kind::ConnectTimeout
+                | Kind::Reset
+                | Kind::Refused
+                | Kind::NoEndpoint
+                | Kind::Exhausted
         )
     }
 }

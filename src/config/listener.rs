@@ -9,6 +9,7 @@ use super::listener_front;
 use super::listener_tls;
 use super::model::{
     BindAddress, Front, Hsts, Listener, ListenerLimits, ListenerTimeouts, Located, Name, Protocols,
+    SpanOf,
 };
 use super::reader::Table;
 use super::units::DURATION_MAX;
@@ -175,6 +176,7 @@ fn limits(table: Table<'_>) -> ListenerLimits {
     };
     let limits = ListenerLimits {
         connections_max: table.integer("connections", 50_000, &CONNECTIONS),
+        connections_at: table.value("connections").map(|value| SpanOf(value.span)),
         handshakes_max: table.integer("handshakes", 4096, &HANDSHAKES),
         header_bytes_max: bytes("header_bytes", 32 << 10, &HEADER_BYTES),
         headers_max: table.integer("headers", 100, &HEADERS),

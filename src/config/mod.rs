@@ -381,6 +381,7 @@ pool = "app"
             listener.limits,
             ListenerLimits {
                 connections_max: 50_000,
+                connections_at: None,
                 handshakes_max: 4096,
                 header_bytes_max: 32 << 10,
                 headers_max: 100,

@@ -165,7 +165,7 @@ impl Failure {
         match self {
             Self::Empty | Self::Unusable(_) => LookupResult::Empty,
             Self::Timeout => LookupResult::Timeout,
-            Self::Failed(_) => LookupResult::Failed,
+            Self::Ours(_) | Self::Failed(_) => LookupResult::Failed,
         }
     }
 }

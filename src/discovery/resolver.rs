@@ -24,6 +24,7 @@ use hickory_resolver::{Hosts, Resolver as Client, TokioResolver};
 use tokio::time::timeout;
 
 use super::system::System;
+use crate::upstream::is_ours;
 
 /// For one try with one server; a second one follows.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,6 +41,8 @@ pub(super) enum Failure {
     /// There is no such name, or it has no such records.
     Empty,
     Timeout,
+    /// We had no descriptor, port or memory for the question.
+    Ours(String),
     Failed(String),
     /// All that there is may not be used.
     Unusable(Vec<IpAddr>),
@@ -281,7 +284,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Empty => f.write_str("it has no addresses"),
             Self::Timeout => f.write_str("no answer in time"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Ours(why) | Self::Failed(why) => f.write_str(why),
             Self::Unusable(ips) => {
                 let ips: Vec<_> = ips.iter().map(ToString::to_string).collect();
                 write!(f, "it has only addresses of this machine or of groups: {}", ips.join(" "))
@@ -295,6 +298,7 @@ impl From<NetError> for Failure {
         match error {
             _ if error.is_no_records_found() => Self::Empty,
             NetError::Timeout => Self::Timeout,
+            NetError::Io(error) if is_ours(&error) => Self::Ours(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }

@@ -19,6 +19,7 @@ use super::subject::{Settled, Subject, Unused};
 use crate::balance::Pool;
 use crate::config::model::{DnsRules, Name};
 use crate::snapshot::Backend;
+use crate::upstream::tell;
 
 /// The longest wait after a lookup that failed, unless `dns_ttl` has other bounds.
 const FAILING_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -90,6 +91,10 @@ impl Schedule {
                     self.finder.tell_changed();
                 }
                 settled.ttl.clamp(self.rules.ttl_min, self.rules.ttl_max)
+            }
+            Err(failure @ Failure::Ours(_)) => {
+                tell(&failure, "names cannot be looked up");
+                self.rules.ttl_min
             }
             Err(failure) => {
                 said.failed(pool, &self.subject, &failure);

@@ -93,6 +93,8 @@ impl Subject {
                 pool.stats.discovered.ignored(Ignored::Special, unused.special.len());
                 pool.stats.discovered.ignored(Ignored::Excess, unused.excess);
             }
+            // We asked nobody.
+            Err(Failure::Ours(_)) => {}
             Err(failure) => {
                 if let Failure::Unusable(special) = failure {
                     pool.stats.discovered.ignored(Ignored::Special, special.len());

@@ -35,7 +35,7 @@ use self::tags::Tags;
 use crate::body::Body;
 use crate::compress::negotiate::Accepted;
 use crate::config::model::{FileCacheControl, FilesOrigin};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, is_ours};
 use crate::range::{Multipart, Piece, Ranges, Selection, Span};
 pub use content_type::of as content_type;
 
@@ -100,7 +100,7 @@ impl Folder {
     /// statuses have no body.
     ///
     /// # Errors
-    /// [`Kind::Internal`] when the root is missing or the disk fails, [`Kind::Truncated`] when the
+    /// [`Kind::Exhausted`] when we have no descriptor left, [`Kind::Internal`] when the root is missing or the disk fails, [`Kind::Truncated`] when the
     /// file changes while it is read. The body of the response fails in the same ways.
     pub async fn respond(
         &self,
@@ -149,7 +149,10 @@ impl Site {
             Err(Miss::Absent) => self.absent(terms),
             Err(Miss::Refused) => empty(StatusCode::NOT_FOUND),
             Err(Miss::Forbidden) => empty(StatusCode::FORBIDDEN),
-            Err(Miss::Failed(error)) => return Err(Error::caused(Kind::Internal, error)),
+            Err(Miss::Failed(error)) => {
+                let kind = if is_ours(&error) { Kind::Exhausted } else { Kind::Internal };
+                return Err(Error::caused(kind, error));
+            }
         };
         Ok(Answer::Response(response))
     }

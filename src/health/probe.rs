@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{grpc, http as over_http};
 use crate::balance::Endpoint;
 use crate::config::model::{Health, Probe, ProbeFields, Protocol};
+use crate::error::Kind;
 use crate::snapshot::Balanced;
 use crate::upstream::{shown, why_unconnected};
 
@@ -19,6 +20,8 @@ pub(super) enum Failure {
     Connect(String),
     /// There was no answer, or not the right one.
     Answer(String),
+    /// We had no descriptor, port or memory for it, which says nothing about the endpoint.
+    Ours(String),
 }
 
 /// Whom a request is for.
@@ -32,7 +35,7 @@ pub(super) struct Target {
 impl Failure {
     pub(super) fn reason(&self) -> &str {
         match self {
-            Self::Connect(reason) | Self::Answer(reason) => reason,
+            Self::Connect(reason) | Self::Answer(reason) | Self::Ours(reason) => reason,
         }
     }
 }
@@ -67,11 +70,12 @@ pub(super) async fn probe(
     let deadline = Instant::now() + health.timeout;
     let name = balanced.server_name(endpoint);
     let tls = balanced.probe_tls().zip(name.as_ref());
-    let io = balanced
-        .dialer
-        .open(endpoint, health.port, tls, None, deadline)
-        .await
-        .map_err(|error| Failure::Connect(why_unconnected(&error, health.timeout)))?;
+    let io = balanced.dialer.open(endpoint, health.port, tls, None, deadline).await.map_err(
+        |error| {
+            let why = why_unconnected(&error, health.timeout);
+            if error.kind() == Kind::Exhausted { Failure::Ours(why) } else { Failure::Connect(why) }
+        },
+    )?;
     let asking = async {
         match &health.probe {
             Probe::Tcp => Ok(()),

@@ -17,6 +17,7 @@ use super::probe::{Failure, probe};
 use crate::balance::{Availability, Endpoint, Verdict};
 use crate::config::model::{Health, Name};
 use crate::snapshot::Backend;
+use crate::upstream::tell;
 
 /// First probes are spread over this time, so that many endpoints are not all probed in one
 /// instant.
@@ -97,6 +98,9 @@ impl Schedule {
             // Another port that is closed does not tell that requests cannot connect.
             Err(Failure::Connect(reason)) if self.health.port.is_none() => {
                 pool.probe_connect_failed(&self.endpoint, reason, now);
+            }
+            Err(Failure::Ours(reason)) => {
+                tell(&reason, "endpoints cannot be probed");
             }
             Err(Failure::Connect(reason) | Failure::Answer(reason)) => {
                 pool.probed(&self.endpoint, Err(reason), now);

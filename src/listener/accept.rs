@@ -22,6 +22,7 @@ use crate::proxy::local::Local;
 use crate::shutdown::Tasks;
 use crate::snapshot::stats::Rejection;
 use crate::snapshot::{Connected, Listener};
+use crate::upstream::{is_ours, tell};
 
 /// How long to wait when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -215,7 +216,12 @@ impl Acceptor {
                     error.kind(),
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
                 ) {
-                    tracing::warn!(listener = %listener.spec.name, %error, "accepting failed");
+                    if is_ours(&error) {
+                        tell(&error, "no connection of a client can be accepted");
+                        self.local.connections.give_one_up();
+                    } else {
+                        tracing::warn!(listener = %listener.spec.name, %error, "accepting failed");
+                    }
                     sleep(EXHAUSTED_PAUSE).await;
                 }
                 return;

@@ -127,8 +127,13 @@ impl Client {
         let config = match self.tls.get() {
             Some(config) => Arc::clone(config),
             None => {
-                let config = client_trusting(None, &[ALPN_H1])
-                    .map_err(|error| Error::new(Step::Tls, error))?;
+                // The authorities of the system are files.
+                let reading = tokio::task::spawn_blocking(|| client_trusting(None, &[ALPN_H1]));
+                let config = match timeout_at(deadline, reading).await {
+                    Ok(Ok(read)) => read.map_err(|error| Error::new(Step::Tls, error))?,
+                    Ok(Err(broken)) => return Err(Error::new(Step::Tls, broken)),
+                    Err(_) => return Err(Error::timeout(Step::Tls)),
+                };
                 Arc::clone(self.tls.get_or_init(|| config))
             }
         };

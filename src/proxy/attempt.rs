@@ -164,7 +164,9 @@ impl Sending<'_> {
     pub(super) fn unconnected(&self, error: Error, lease: &mut Lease, now: Instant) -> Failed {
         let kind = error.kind();
         if !matches!(kind, Kind::Connect | Kind::ConnectTimeout) {
-            return Failed::new(error, Failure::Final(kind));
+            let is_ours = kind == Kind::Exhausted;
+            let failure = if is_ours { Failure::Exhausted } else { Failure::Final(kind) };
+            return Failed::new(error, failure);
         }
         let why = self.balanced.dialer.why_unconnected(&error);
         lease.endpoint().keep_error(kind, why.clone(), now.into_std());

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use super::access_log::AccessLog;
 use super::encoders::Encoders;
 use super::hex;
+use super::shortage::Shortage;
 use crate::balance::Rng;
 use crate::cache::key::KeyBuffer;
 use crate::error::Kind;
@@ -46,6 +47,8 @@ pub struct Local {
     pub background_fetches: Rc<Cell<usize>>,
     /// Fetches whose clients have all left.
     pub abandoned_fetches: Rc<Cell<usize>>,
+    /// Of what connections need.
+    pub shortage: Shortage,
     /// Copies of requests under way.
     pub copies: Rc<Cell<usize>>,
     pub stop: Stop,
@@ -111,6 +114,7 @@ impl Local {
             variant_key: RefCell::default(),
             background_fetches: Rc::default(),
             abandoned_fetches: Rc::default(),
+            shortage: Shortage::default(),
             copies: Rc::default(),
             stop,
             cut: Cell::new(None),

@@ -38,6 +38,7 @@ mod partial;
 mod reply;
 mod respond;
 mod retry;
+mod shortage;
 mod target;
 mod trial;
 mod tries;

@@ -45,6 +45,7 @@ pub(super) fn status_of(kind: Kind) -> StatusCode {
         | Kind::QueueTimeout
         | Kind::ClientShare
         | Kind::TunnelLimit => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -196,6 +197,7 @@ pub(super) fn explanation(kind: Kind) -> &'static str {
         Kind::TooManyAbandoned => "Too many requests before this one were given up.",
         Kind::Loop => "The request goes in circles.",
         Kind::TunnelUnsupported => "The service takes no connections of this kind.",
+        Kind::Exhausted => "Too much is going on here at the moment.",
         Kind::Internal => "Something went wrong here.",
     }
 }

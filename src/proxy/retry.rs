@@ -21,6 +21,8 @@ pub(super) enum Failure {
     Connect,
     /// No connection within the time for it.
     ConnectTimeout,
+    /// No connection, for want of what we need for one.
+    Exhausted,
     /// The connection ended before a byte of the request was written.
     Unwritten,
     /// The endpoint did not process the request.

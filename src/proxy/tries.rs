@@ -12,10 +12,12 @@ use super::deadlines::within;
 use super::forward::{Answer, Trace};
 use super::hedge::{self, Raced};
 use super::retry::{self, Attempt, Failure, Verdict};
+use super::shortage::Wait;
 use super::trial;
 use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
 use crate::config::model::Protocol;
 use crate::error::{Error, Kind};
+use crate::upstream::is_for_want_of_ports;
 
 /// The longest wait before the first further try of a request, and before any: it doubles in
 /// between. Each wait is a random part of it, so that what failed together does not return together.
@@ -89,6 +91,7 @@ impl<'a> Tries<'a> {
             upload.read_ahead(self.sending.deadlines.total).await?;
         }
         let mut last: Option<Failed> = None;
+        let mut wait: Option<Wait> = None;
         let answered = loop {
             let (lease, now) = match within(self.sending.deadlines.total, self.lease(pool)).await? {
                 Ok(leased) => leased,
@@ -112,6 +115,13 @@ impl<'a> Tries<'a> {
                 Ok(answered) => break Ok(answered),
                 Err(failed) => failed,
             };
+            if failed.failure == Failure::Exhausted {
+                if Box::pin(self.outlast(&failed.error, &mut wait)).await {
+                    continue;
+                }
+                pool.stats.exhausted.increment();
+                break last.unwrap_or(failed).into_result();
+            }
             let Some(wait) = self.next(pool, &failed) else { break self.given_up(failed) };
             if !wait.is_zero() {
                 Box::pin(sleep(wait)).await;
@@ -125,6 +135,25 @@ impl<'a> Tries<'a> {
         self.trace.upstream = Some(took);
         self.trace.set_cookie = self.set_cookie(pool);
         Ok(answer)
+    }
+
+    /// Waits for what we lack, a moment; whether another try is worth while. This one was none.
+    async fn outlast(&mut self, error: &Error, wait: &mut Option<Wait>) -> bool {
+        self.trace.attempts = self.trace.attempts.saturating_sub(1);
+        let endpoint = self.trace.endpoint.take();
+        if self.waiting == Waiting::Never {
+            return false;
+        }
+        // Another endpoint has ports of its own.
+        if is_for_want_of_ports(error) {
+            self.tried.extend(endpoint.map(|endpoint| endpoint.id));
+        }
+        let local = self.sending.local;
+        if wait.is_none() {
+            *wait = Wait::begin(local);
+        }
+        let Some(wait) = wait else { return false };
+        wait.a_moment(local, error, self.sending.deadlines.total).await
     }
 
     /// When a second try is made beside this one, if it is.

@@ -389,7 +389,7 @@ async fn serve(
         }
         Err(error) => tracing::error!(%error, "the caches in front are not purged"),
     }
-    tasks.spawn("acme", acme::run(published.clone(), certificates, shutdown.stop()));
+    start_acme(published.clone(), certificates, shutdown.stop());
     tasks.spawn("front lists", front_lists::run(lists, published.clone(), shutdown.stop()));
     tasks.spawn("expiry", expiry::run(published.clone(), shutdown.stop()));
     tasks.spawn("cache sweeper", sweep(published.clone(), shutdown.stop()));
@@ -416,6 +416,18 @@ async fn serve(
         tracing::warn!("the access log is cut: what takes it is too slow");
     }
     Stopped { exit, flush_by }
+}
+
+/// Runs on a thread of its own: its folder may lie where a disk hangs.
+fn start_acme(published: Arc<ArcSwap<Snapshot>>, board: Arc<acme::Board>, stop: Stop) {
+    let thread = std::thread::Builder::new().name("acme".to_owned());
+    let started = thread.spawn(move || match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(acme::run(published, board, stop)),
+        Err(error) => tracing::error!(%error, "certificates are not ordered: no runtime"),
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "certificates are not ordered: no thread");
+    }
 }
 
 /// Has the cache walked over when it is due, on a thread of its own.

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::connection::Connection;
 use super::connections::Reclaim;
+use super::exhaustion::{is_ours, is_ours_towards};
 use super::io::{Stream, UpstreamIo};
 use super::proxied::{self, Proxied};
 use super::trouble::why_unconnected;
@@ -134,13 +135,14 @@ async fn connect(
     let stream = async {
         match &endpoint.address {
             Address::Unix(path) => {
-                let mut stream = UnixStream::connect(path).await?;
-                stream.write_all(header).await?;
+                let mut stream = UnixStream::connect(path).await.map_err(failed)?;
+                stream.write_all(header).await.map_err(failed)?;
                 Ok(match tls {
                     None => Stream::Unix(stream),
                     Some((config, name)) => {
                         let connector = TlsConnector::from(config.clone());
-                        Stream::UnixTls(Box::new(connector.connect(name.clone(), stream).await?))
+                        let connecting = connector.connect(name.clone(), stream);
+                        Stream::UnixTls(Box::new(connecting.await.map_err(failed)?))
                     }
                 })
             }
@@ -150,48 +152,54 @@ async fn connect(
                     address.set_port(port.unwrap_or(address.port()));
                 }
                 let mut stream = connect_tcp(&addresses, deadline).await?;
-                stream.write_all(header).await?;
+                stream.write_all(header).await.map_err(failed)?;
                 let stream = outbox::Stream::new(stream);
                 Ok(match tls {
                     None => Stream::Tcp(stream),
                     Some((config, name)) => {
                         let connector = TlsConnector::from(config.clone());
-                        Stream::TcpTls(Box::new(connector.connect(name.clone(), stream).await?))
+                        let connecting = connector.connect(name.clone(), stream);
+                        Stream::TcpTls(Box::new(connecting.await.map_err(failed)?))
                     }
                 })
             }
         }
     };
-    match timeout_at(deadline, stream).await {
-        Ok(Ok(stream)) => Ok(UpstreamIo::new(stream)),
-        Ok(Err(error)) => {
-            let error: io::Error = error;
-            let kind = match error.kind() {
-                io::ErrorKind::TimedOut => Kind::ConnectTimeout,
-                _ => Kind::Connect,
-            };
-            Err(Error::caused(kind, error))
-        }
-        Err(_) => Err(Kind::ConnectTimeout.into()),
-    }
+    let opened: Result<Stream, Error> =
+        timeout_at(deadline, stream).await.unwrap_or_else(|_| Err(Kind::ConnectTimeout.into()));
+    opened.map(UpstreamIo::new)
 }
 
-/// Tries the addresses in turn, each with an equal share of the time that is left.
-async fn connect_tcp(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+fn failed(error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::TimedOut => Kind::ConnectTimeout,
+        _ if is_ours(&error) => Kind::Exhausted,
+        _ => Kind::Connect,
+    };
+    Error::caused(kind, error)
+}
+
+/// Tries the addresses in turn, each with an equal share of the time that is left. Where we lacked
+/// something for one of them, nothing is said of the endpoint.
+async fn connect_tcp(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Error> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut ours = None;
     for (index, address) in addresses.iter().enumerate() {
         let now = Instant::now();
         let share = deadline.saturating_duration_since(now) / (addresses.len() - index) as u32;
         match timeout_at(now + share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                configure(&stream)?;
+                configure(&stream).map_err(failed)?;
                 return Ok(stream);
+            }
+            Ok(Err(error)) if is_ours_towards(&error, *address) => {
+                ours = Some(Error::caused(Kind::Exhausted, error));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
-    Err(last)
+    Err(ours.unwrap_or_else(|| failed(last)))
 }
 
 fn configure(stream: &TcpStream) -> io::Result<()> {

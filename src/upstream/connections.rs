@@ -123,12 +123,33 @@ impl Connections {
     /// Closes the connection to an endpoint that has rested longest, if another worker has not
     /// done it by now.
     pub fn reclaim(&self, claim: Claim) {
-        self.h2.reclaim(claim);
-        if let Some(list) = self.idle.borrow_mut().get_mut(&claim.endpoint_id)
+        let Claim::Of { endpoint_id, connections_max } = claim else { return self.give_one_up() };
+        self.h2.reclaim(endpoint_id, connections_max);
+        if let Some(list) = self.idle.borrow_mut().get_mut(&endpoint_id)
             && let Some(oldest) = list.first()
-            && oldest.connection.endpoint().must_give_way(claim.connections_max)
+            && oldest.connection.endpoint().must_give_way(connections_max)
         {
             list.remove(0);
+        }
+    }
+
+    /// Closes one connection that rests, whomever it is to: its descriptor is wanted.
+    pub fn give_one_up(&self) {
+        let one = self.idle.borrow_mut().values_mut().find_map(|list| {
+            let has_one = !list.is_empty();
+            has_one.then(|| list.remove(0))
+        });
+        match one {
+            Some(idle) => drop(idle),
+            None => self.h2.give_one_up(),
+        }
+    }
+
+    /// Closes half of what rests: descriptors are wanted.
+    pub fn give_half_up(&self) {
+        let resting: usize = self.idle.borrow().values().map(Vec::len).sum();
+        for _ in 0..=resting / 2 {
+            self.give_one_up();
         }
     }
 
@@ -148,11 +169,13 @@ impl Connections {
 #[derive(Debug, Clone, Default)]
 pub struct Reclaim(Arc<[mpsc::Sender<Claim>]>);
 
-/// A connection is wanted to an endpoint that has so many.
+/// Why a connection that rests is to be closed.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
-    pub(super) endpoint_id: u64,
-    pub(super) connections_max: usize,
+pub enum Claim {
+    /// A connection is wanted to an endpoint that has so many.
+    Of { endpoint_id: u64, connections_max: usize },
+    /// A connection is wanted, and no descriptor is left for one.
+    Any,
 }
 
 impl Reclaim {
@@ -160,10 +183,18 @@ impl Reclaim {
         Self(workers.into())
     }
 
-    /// A worker whose mailbox is full has such work before it anyway.
     pub fn ask(&self, endpoint: &Endpoint, connections_max: usize) {
+        self.send(Claim::Of { endpoint_id: endpoint.id, connections_max });
+    }
+
+    pub fn ask_for_any(&self) {
+        self.send(Claim::Any);
+    }
+
+    /// A worker whose mailbox is full has such work before it anyway.
+    fn send(&self, claim: Claim) {
         for worker in &*self.0 {
-            let _ = worker.try_send(Claim { endpoint_id: endpoint.id, connections_max });
+            let _ = worker.try_send(claim);
         }
     }
 }

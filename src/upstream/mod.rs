@@ -11,6 +11,7 @@ mod client_body;
 mod connect;
 mod connection;
 mod connections;
+mod exhaustion;
 mod h1;
 mod h2;
 mod io;
@@ -27,6 +28,7 @@ pub use client_body::ClientBody;
 pub use connect::Dialer;
 pub use connection::{Connection, SendError, Sent, Tunnel};
 pub use connections::{Claim, Connections, Keep, Reclaim};
+pub use exhaustion::{felt, is_for_want_of_ports, is_ours, tell};
 #[cfg(fuzzing)]
 pub use h1::fuzz;
 pub use h1::{RequestHead, ResponseHead};

@@ -33,6 +33,7 @@ mod conditions;
 mod deadlines;
 mod discovery;
 mod examples;
+mod exhaustion;
 mod expectations;
 mod files;
 mod freshness;

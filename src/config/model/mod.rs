@@ -272,10 +272,12 @@ pub struct ListenerTimeouts {
     pub idle: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ListenerLimits {
     /// Open client connections, counted over the whole process.
     pub connections_max: usize,
+    /// Where that is written, if it is.
+    pub connections_at: Option<SpanOf>,
     /// TLS handshakes under way from the ClientHello on, counted over the whole process.
     pub handshakes_max: usize,
     pub header_bytes_max: usize,

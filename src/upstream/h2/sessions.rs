@@ -17,7 +17,7 @@ use crate::balance::{Endpoint, OpenConnection};
 use crate::error::{Error, Kind};
 use crate::shutdown::Tasks;
 use crate::upstream::connect::Dialer;
-use crate::upstream::connections::{Claim, Keep, Reclaim};
+use crate::upstream::connections::{Keep, Reclaim};
 
 /// Connections in use and at rest, by the id of their endpoint.
 #[derive(Debug, Default)]
@@ -132,12 +132,23 @@ impl Sessions {
     }
 
     /// Closes a connection that rests, if it is in the way of another worker's.
-    pub(in crate::upstream) fn reclaim(&self, claim: Claim) {
-        if let Some(known) = self.known.borrow().get(&claim.endpoint_id)
+    pub(in crate::upstream) fn reclaim(&self, endpoint_id: u64, connections_max: usize) {
+        if let Some(known) = self.known.borrow().get(&endpoint_id)
             && let Some(resting) = known.sessions.borrow().iter().find(|session| session.is_idle())
-            && resting.endpoint().must_give_way(claim.connections_max)
+            && resting.endpoint().must_give_way(connections_max)
         {
             resting.retire();
+        }
+    }
+
+    /// Closes a connection that rests, whomever it is to.
+    pub(in crate::upstream) fn give_one_up(&self) {
+        let known = self.known.borrow();
+        let one = known.values().find_map(|known| {
+            known.sessions.borrow().iter().find(|session| session.is_idle()).cloned()
+        });
+        if let Some(one) = one {
+            one.retire();
         }
     }
 
