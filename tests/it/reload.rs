@@ -343,15 +343,14 @@ fn what_waits_for_a_restart_is_said_as_long_as_it_does() {
     let warnings = |setup: &Setup| {
         let answer = proxy.try_reload(setup);
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let warnings = answer.json()["warnings"].to_string();
-        (warnings.contains("process.workers"), answer.json()["changed"].as_bool().unwrap())
+        answer.json()["warnings"].to_string().contains("process.workers")
     };
     let more = saying("old").process("workers = 3");
-    assert_eq!(warnings(&more), (true, true));
+    assert!(warnings(&more));
     assert_eq!(proxy.api_get("/api/config").json()["process"]["workers"], 1, "what runs");
-    assert_eq!(warnings(&more), (true, false), "asked again");
-    assert_eq!(warnings(&saying("new").process("workers = 3")), (true, true), "and again");
-    assert!(!warnings(&saying("new").process("workers = 1")).0, "as it runs");
+    assert!(warnings(&more), "asked again");
+    assert!(warnings(&saying("new").process("workers = 3")), "with another change");
+    assert!(!warnings(&saying("new").process("workers = 1")), "as it runs");
     assert_eq!(proxy.api_get("/api/config").json()["process"]["workers"], 1);
 }
 

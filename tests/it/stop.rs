@@ -155,7 +155,8 @@ fn the_api_drains_like_a_signal() {
 #[test]
 fn a_body_that_still_comes_is_taken() {
     let origin = Origin::answering(|request| ok(&request.body));
-    let mut proxy = Setup::of(&[&origin]).start();
+    // The endpoint shows when the request has come.
+    let mut proxy = Setup::of(&[&origin]).route("buffer = false").start();
     let mut client = proxy.connect();
     client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n01234"));
     origin.requests(1);
