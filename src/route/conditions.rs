@@ -61,6 +61,11 @@ impl Conditions {
         }
     }
 
+    /// Those on the request itself.
+    pub(super) fn request(&self) -> Option<&RequestConditions> {
+        self.request.as_deref()
+    }
+
     /// How many are set: of two routes for one pattern, the one with more is asked first.
     pub(super) fn count(&self) -> usize {
         let request = self.request.as_ref().map_or(0, |request| request.count());

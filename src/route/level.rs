@@ -1,22 +1,22 @@
 //! The routes of one host level, found by path.
 //!
 //! Exact paths and prefixes are hash maps, so their number does not matter: a lookup hashes the
-//! path once, and once per segment of it no deeper than the longest prefix. Regexes are tried one
-//! by one: their cost is linear in how many this level has, and paid only by paths that no exact
-//! path or prefix took. (A `RegexSet` would search for all of them where the first is enough.)
+//! path once, and once per segment of it no deeper than the longest prefix. Regexes, and many routes
+//! of one pattern, are looked up as `candidates` says. (A `RegexSet` would search for all regexes
+//! where the first is enough.)
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::iter;
 
 use foldhash::fast::RandomState;
+use http::Method;
 use memchr::memrchr;
-use regex::Regex;
 
 use crate::config::model::PathPattern;
 
 use super::Query;
-use super::conditions::Conditions;
+use super::candidates::{Candidate, Candidates, Regexes};
 
 /// The order in which the patterns of a level are asked. Those of one rank are told apart only by
 /// conditions and priority.
@@ -41,21 +41,14 @@ impl<'a> Rank<'a> {
     }
 }
 
-/// A route at one of its patterns.
-#[derive(Debug)]
-pub(super) struct Candidate {
-    pub(super) route: usize,
-    pub(super) conditions: Conditions,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Level {
-    exact: HashMap<Box<str>, Vec<Candidate>, RandomState>,
-    prefixes: HashMap<Box<str>, Vec<Candidate>, RandomState>,
+    exact: HashMap<Box<str>, Candidates, RandomState>,
+    prefixes: HashMap<Box<str>, Candidates, RandomState>,
     /// Of the longest prefix, in bytes.
     prefix_bytes_max: usize,
-    regexes: Vec<(Regex, Candidate)>,
-    catch_all: Vec<Candidate>,
+    regexes: Regexes,
+    catch_all: Candidates,
 }
 
 impl Level {
@@ -70,38 +63,44 @@ impl Level {
                 self.prefix_bytes_max = self.prefix_bytes_max.max(prefix.len());
                 self.prefixes.entry(prefix.as_str().into()).or_default().push(candidate);
             }
-            PathPattern::Regex(regex) => self.regexes.push((regex.clone(), candidate)),
+            PathPattern::Regex(regex) => self.regexes.push(regex.clone(), candidate),
         }
+    }
+
+    /// Prepares for lookups, once all candidates are there.
+    pub(super) fn finish(&mut self) {
+        self.exact.values_mut().for_each(Candidates::finish);
+        self.prefixes.values_mut().for_each(Candidates::finish);
+        self.regexes.finish();
+        self.catch_all.finish();
     }
 
     /// The route that wins within this level.
     pub(super) fn find(&self, query: &Query<'_>) -> Option<usize> {
         self.exact
             .get(query.path)
-            .and_then(|candidates| first_to_hold(candidates, query))
-            .or_else(|| self.find_by_prefix(query))
-            .or_else(|| self.find_by_regex(query))
-            .or_else(|| first_to_hold(&self.catch_all, query))
+            .and_then(|candidates| candidates.first(query))
+            .or_else(|| self.prefixes_of(query.path).find_map(|it| it.first(query)))
+            .or_else(|| self.regexes.first(query))
+            .or_else(|| self.catch_all.first(query))
     }
 
-    /// Every candidate whose pattern takes the path.
-    pub(super) fn candidates<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Candidate> {
-        let by_regex = self.regexes.iter().filter(|(regex, _)| regex.is_match(path));
-        self.exact
-            .get(path)
-            .into_iter()
-            .chain(self.prefixes_of(path))
-            .flatten()
-            .chain(by_regex.map(|(_, candidate)| candidate))
-            .chain(&self.catch_all)
-    }
-
-    fn find_by_prefix(&self, query: &Query<'_>) -> Option<usize> {
-        self.prefixes_of(query.path).find_map(|candidates| first_to_hold(candidates, query))
+    /// The methods of all candidates that miss nothing but the method.
+    pub(super) fn missed_methods<'a>(
+        &'a self,
+        query: &Query<'_>,
+        found: &mut dyn FnMut(&'a [Method]),
+    ) {
+        let exact = self.exact.get(query.path);
+        for candidates in exact.into_iter().chain(self.prefixes_of(query.path)) {
+            candidates.missed_methods(query, found);
+        }
+        self.regexes.missed_methods(query, found);
+        self.catch_all.missed_methods(query, found);
     }
 
     /// Asks the prefixes of the path, the longest first: all of it, then what is before each slash.
-    fn prefixes_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Vec<Candidate>> {
+    fn prefixes_of<'a>(&'a self, path: &str) -> impl Iterator<Item = &'a Candidates> {
         let longest = self.prefix_bytes_max;
         let first = match path.as_bytes().get(..=longest) {
             Some(head) => memrchr(b'/', head),
@@ -111,17 +110,4 @@ impl Level {
             .take_while(|end| *end > 0)
             .filter_map(|end| self.prefixes.get(&path[..end]))
     }
-
-    fn find_by_regex(&self, query: &Query<'_>) -> Option<usize> {
-        self.regexes
-            .iter()
-            .find(|(regex, candidate)| {
-                candidate.conditions.hold(query) && regex.is_match(query.path)
-            })
-            .map(|(_, candidate)| candidate.route)
-    }
-}
-
-fn first_to_hold(candidates: &[Candidate], query: &Query<'_>) -> Option<usize> {
-    candidates.iter().find(|one| one.conditions.hold(query)).map(|one| one.route)
 }

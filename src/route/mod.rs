@@ -7,11 +7,13 @@
 //! Deliberately absent: statuses (`proxy::respond` makes a 404 or 405 of [`Lookup::NoRoute`]), the checks
 //! of single values (`config` has made them) and parameters captured from paths.
 
+mod candidates;
 pub mod conditions;
 pub mod edits;
 pub mod explain;
 pub mod host;
 mod level;
+mod literals;
 mod overlap;
 pub mod path;
 pub mod rewrite;

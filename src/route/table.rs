@@ -5,8 +5,7 @@
 //! Within a level `Rank` orders the patterns; for one pattern more conditions come first, then
 //! priority. What is still equal must be provably disjoint, or the table is refused.
 //!
-//! A lookup allocates nothing and costs the same for ten routes and for ten thousand, regexes
-//! aside. Keys come from the configuration, so the fast hash needs no defence against collisions.
+//! A lookup allocates nothing and costs about the same for ten routes and for ten thousand. Keys come from the configuration, so the fast hash needs no defence against collisions.
 //! Deliberately absent: bringing hosts and paths into normal form, of patterns and of requests.
 
 use std::cmp::Reverse;
@@ -20,8 +19,9 @@ use memchr::memchr_iter;
 
 use crate::config::model::{HostPattern, PathPattern, Route};
 
+use super::candidates::Candidate;
 use super::conditions::Conditions;
-use super::level::{Candidate, Level, Rank};
+use super::level::{Level, Rank};
 use super::overlap::may_overlap;
 use super::{Lookup, Query};
 
@@ -88,9 +88,10 @@ impl RouteTable {
     /// The methods with which some route would take the request that none takes, sorted. Costs
     /// more than a lookup: every pattern that takes the path is asked, of every host level.
     pub fn methods(&self, query: &Query<'_>) -> Vec<Method> {
-        let candidates = self.levels(query.host).flat_map(|level| level.candidates(query.path));
-        let missed = candidates.filter_map(|candidate| candidate.conditions.missed_method(query));
-        let mut methods: Vec<Method> = missed.flatten().cloned().collect();
+        let mut methods: Vec<Method> = Vec::new();
+        for level in self.levels(query.host) {
+            level.missed_methods(query, &mut |missed| methods.extend_from_slice(missed));
+        }
         methods.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         methods.dedup();
         methods
@@ -102,6 +103,7 @@ impl RouteTable {
             let conditions = claim.conditions.clone();
             level.push(claim.path, Candidate { route: claim.route, conditions });
         }
+        level.finish();
         match host {
             HostKey::Exact(name) => {
                 self.exact.insert(name.into(), level);
