@@ -227,6 +227,12 @@ impl Pool {
         self.candidates.load()
     }
 
+    /// The time to the first byte that is usual, once it is known.
+    pub fn usual_latency(&self, now: Instant) -> Option<Duration> {
+        let (median, _) = self.current(now).median_latency(process_millis(now))?;
+        Some(Duration::from_nanos(median as u64))
+    }
+
     /// Works the candidates out again and publishes them.
     pub fn refresh(&self, now: Instant) {
         self.work_out(self.decide(), now);

@@ -1,6 +1,7 @@
 //! The writing side of a flight: from the first byte of a response to its entry in the store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -30,6 +31,8 @@ pub struct Lead {
     /// Under which the flight is found.
     key: Key,
     company: Company,
+    /// The flight that it is to help out.
+    beside: Option<Arc<Flight>>,
     /// What it brings is not to be stored.
     passing: bool,
 }
@@ -58,7 +61,13 @@ pub struct Fill {
 
 impl Lead {
     pub(super) fn new(cache: Arc<Cache>, flight: Arc<Flight>, key: Key, company: Company) -> Self {
-        Self { cache, flight, key, company, passing: false }
+        Self { cache, flight, key, company, beside: None, passing: false }
+    }
+
+    /// The same beside a fetch that others wait for.
+    pub(super) fn beside(mut self, flight: Arc<Flight>) -> Self {
+        self.beside = Some(flight);
+        self
     }
 
     pub fn flight(&self) -> &Arc<Flight> {
@@ -78,20 +87,28 @@ impl Lead {
     /// who come later.
     pub fn refuse(self, refusal: Refusal) {
         let is_about_the_url = !matches!(refusal, Refusal::Authorization | Refusal::Method);
-        if self.company == Company::Anybody && is_about_the_url {
+        if is_about_the_url && (self.company == Company::Anybody || self.beside.is_some()) {
+            self.cache.lately.refused(self.flight.primary.as_ref().hash());
             self.cache.remember_uncacheable(&self.key, &self.flight);
+        } else if is_about_the_url {
+            self.cache.renew_uncacheable(&self.key);
         }
-        self.release(refusal);
-    }
-
-    /// The answer may not be shared, and says nothing about those to come: whoever waits fetches
-    /// alone.
-    pub fn release(self, refusal: Refusal) {
+        self.cache.land(&self.key, &self.flight);
         self.flight.settle(Outcome::Alone(refusal));
+        if let Some(flight) = &self.beside {
+            flight.disperse(refusal);
+        }
     }
 
-    /// The fetch failed before there was an answer to share.
+    /// The fetch failed before there was an answer to share. Those who wait go on by themselves,
+    /// several at once, and so do for a moment those who come later. An error that the origin
+    /// answered to one request says nothing where nobody else waited for it.
     pub fn fail(self, fault: Fault) {
+        let counts = matches!(fault, Fault::Kind(_)) || self.flight.has_followers();
+        if self.company == Company::Anybody && counts {
+            self.cache.lately.failed(self.flight.primary.as_ref().hash(), Instant::now());
+        }
+        self.cache.land(&self.key, &self.flight);
         self.flight.settle(Outcome::Failed(fault));
     }
 
@@ -122,7 +139,24 @@ impl Lead {
         let entry = Arc::new(entry);
         self.cache.publish(&self.key, &self.flight, &entry);
         self.flight.settle(Outcome::Confirmed { entry: entry.clone(), scope });
+        self.overtake(false);
         entry
+    }
+
+    /// There is an answer for everybody, so nobody need wait for another fetch. Where it is still
+    /// on its way, others are to find it.
+    fn overtake(&self, is_on_its_way: bool) {
+        self.cache.lately.shared(self.flight.primary.as_ref().hash(), self.flight.took());
+        if self.cache.condemns(&self.flight) {
+            // Who came after the purge waits for something newer.
+            return;
+        }
+        let replaced = self.cache.take_over(&self.key, &self.flight, is_on_its_way);
+        for other in replaced.iter().chain(&self.beside) {
+            if !Arc::ptr_eq(other, &self.flight) {
+                other.settle(Outcome::Overtaken(self.flight.clone()));
+            }
+        }
     }
 
     /// What the origin has now is not `stored`, which must not be used any more.
@@ -195,12 +229,10 @@ impl Lead {
         };
         let charged = body.bytes();
         self.flight.hold(body);
-        if self.company == Company::Nobody {
-            self.cache.announce(&self.key, &self.flight);
-        }
         let is_stored = !self.passing;
         let shared = Arc::new(Shared { head, length, scope, is_stored });
         self.flight.settle(Outcome::Streaming(shared.clone()));
+        self.overtake(true);
         Ok(Fill {
             lead: self,
             shared,
@@ -214,9 +246,10 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
+        // First, so that nobody who is woken finds it again.
+        self.cache.land(&self.key, &self.flight);
         self.flight.settle(Outcome::Failed(Fault::Kind(Kind::Internal)));
         self.flight.finish(Err(Kind::Internal));
-        self.cache.land(&self.key, &self.flight);
     }
 }
 

@@ -5,6 +5,10 @@
 //! the outcome once, and whatever happens to it (an error, a panic, a cancelled task) its drop
 //! fails what is still waiting.
 //!
+//! Nobody depends on one fetch alone. Beside one that has brought nothing for a while others begin,
+//! for requests that waited for it and have taken a [`Turn`]; the first that brings an answer for
+//! everybody overtakes the rest. So only a request's own fetch can fail it.
+//!
 //! As long as the body may be stored every piece stays, and nobody waits for a slow reader; the flight
 //! holds the charge for the pieces until its last reader has gone. When
 //! a body of unknown length outgrows what may be stored, pieces go as the readers pass them, and
@@ -23,6 +27,8 @@ use tokio::sync::Notify;
 
 use super::key::Key;
 use super::outcome::{Marks, Outcome};
+use super::storable::Refusal;
+use super::turns::Turns;
 use crate::error::{Error, Kind};
 use crate::memory::Charge;
 
@@ -30,6 +36,8 @@ use crate::memory::Charge;
 const WINDOW_BYTES: u64 = 256 << 10;
 /// How long one reader of several may hold up an unstored body.
 const STALL_MAX: Duration = Duration::from_secs(1);
+/// How long a body may pause before requests that come then begin a fetch of their own.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A fetch that requests wait for or read from.
 #[derive(Debug)]
@@ -42,14 +50,22 @@ pub struct Flight {
     pub(super) marks: OnceLock<Marks>,
     state: Mutex<State>,
     /// Wakes those that wait for the outcome.
-    settled: Notify,
+    pub(super) settled: Notify,
     /// Wakes the fetch when a reader has made room.
     room: Notify,
 }
 
 #[derive(Debug)]
-struct State {
-    phase: Phase,
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// Those who wait are to wait no longer, for this reason, though the fetch goes on for the
+    /// request that it was begun for.
+    pub(super) dispersed: Option<Refusal>,
+    pub(super) turns: Turns,
+    /// Endpoints that were asked, by id.
+    pub(super) endpoints: Vec<u64>,
+    /// When the head or the last piece came.
+    pub(super) progressed: Instant,
     pieces: VecDeque<Bytes>,
     /// Pieces that are gone from the front.
     passed: usize,
@@ -58,7 +74,7 @@ struct State {
     /// For the pieces, as long as anybody may read them.
     charge: Option<Hold>,
     /// Requests that have yet to begin to read, if there will be something to read.
-    waiting: usize,
+    pub(super) waiting: usize,
     /// By reader id.
     readers: Vec<Place>,
     /// Ids of free places.
@@ -77,7 +93,7 @@ enum Hold {
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Waiting,
     Settled(Outcome),
 }
@@ -124,13 +140,18 @@ struct Reader {
 }
 
 impl Flight {
-    pub(super) fn new(primary: Key, began: u64) -> Self {
+    /// For a fetch beside which there may at once be as many as make up `width`.
+    pub(super) fn new(primary: Key, began: u64, width: u32) -> Self {
         Self {
             primary,
             began,
             marks: OnceLock::new(),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
+                dispersed: None,
+                turns: Turns::new(width),
+                endpoints: Vec::new(),
+                progressed: Instant::now(),
                 pieces: VecDeque::new(),
                 passed: 0,
                 held: 0,
@@ -146,7 +167,7 @@ impl Flight {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,29 +175,6 @@ impl Flight {
     pub fn wait(self: &Arc<Self>) -> Waiting {
         self.state().waiting += 1;
         Waiting(self.clone())
-    }
-
-    /// Waits until the fetch is settled. It always is: its lead settles it when dropped.
-    pub async fn outcome(&self) -> Outcome {
-        loop {
-            let settled = self.settled.notified();
-            if let Phase::Settled(outcome) = &self.state().phase {
-                return outcome.clone();
-            }
-            settled.await;
-        }
-    }
-
-    /// Settles the outcome; only the first call counts.
-    pub(super) fn settle(&self, outcome: Outcome) {
-        {
-            let mut state = self.state();
-            if matches!(state.phase, Phase::Settled(_)) {
-                return;
-            }
-            state.phase = Phase::Settled(outcome);
-        }
-        self.settled.notify_waiters();
     }
 
     /// Begins to read at the first piece. `None` once that is gone.
@@ -197,6 +195,14 @@ impl Flight {
             }
         };
         Some(FlightReader { flight: self.clone(), id, bytes_left: length, done: false })
+    }
+
+    /// Whether nothing has come of its body for so long that who comes now had better not join.
+    pub(super) fn has_stalled(&self) -> bool {
+        let state = self.state();
+        matches!(state.phase, Phase::Settled(Outcome::Streaming(_)))
+            && state.end == End::Open
+            && state.progressed.elapsed() >= PAUSE_MAX
     }
 
     /// Whether requests may still join from the beginning.
@@ -227,6 +233,7 @@ impl Flight {
     /// Adds a piece for the readers.
     pub(super) fn push(&self, piece: Bytes) {
         let mut state = self.state();
+        state.progressed = Instant::now();
         state.held += piece.len() as u64;
         state.pieces.push_back(piece);
         state.drop_passed();
@@ -459,12 +466,11 @@ mod tests {
 
     use super::super::key::{KeyBuffer, KeyHasher};
     use super::super::reuse::Fault;
-    use super::super::storable::Refusal;
     use super::*;
 
     fn flight() -> Arc<Flight> {
         let mut buffer = KeyBuffer::default();
-        Arc::new(Flight::new(buffer.part(b"x").key(&KeyHasher::default()).to_owned(), 0))
+        Arc::new(Flight::new(buffer.part(b"x").key(&KeyHasher::default()).to_owned(), 0, 1))
     }
 
     async fn poll_once(future: &mut Pin<Box<impl Future<Output = ()>>>) -> Poll<()> {

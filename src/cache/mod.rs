@@ -19,6 +19,7 @@ mod heat;
 mod inspect;
 pub mod key;
 pub mod key_spec;
+mod lately;
 mod metrics;
 #[cfg(test)]
 mod oracle;
@@ -37,9 +38,11 @@ mod sweep;
 pub mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
+mod turns;
 mod uses;
 mod variants;
 mod vary;
+mod waiting;
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -47,7 +50,7 @@ use std::collections::hash_map::Entry as Place;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
@@ -58,6 +61,7 @@ pub use flight::{Flight, FlightReader};
 use heat::Heat;
 pub use inspect::EntrySummary;
 use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};
+use lately::Lately;
 use metrics::CacheStats;
 use outcome::Marks;
 pub use outcome::{Outcome, Scope, Shared};
@@ -68,6 +72,7 @@ use store::{Slot, Store};
 use tags::TagIndex;
 use uses::Uses;
 use variants::Searches;
+pub use waiting::Turn;
 
 use crate::config::model::{self, MinUses};
 use crate::metrics::PerWorker;
@@ -91,6 +96,7 @@ pub struct Cache {
     /// A response has said something of its query.
     has_searches: AtomicBool,
     uses: Uses,
+    lately: Lately,
     heat: PerWorker<Heat>,
     stats: CacheStats,
 }
@@ -128,6 +134,7 @@ impl Cache {
             serials: AtomicU64::new(1),
             has_searches: AtomicBool::new(false),
             uses: Uses::default(),
+            lately: Lately::default(),
             heat: PerWorker::default(),
             stats: CacheStats::default(),
         })
@@ -185,7 +192,7 @@ impl Cache {
     ) -> Lookup {
         let entry = match self.find(primary, request, variant) {
             Some(Slot::Entry(entry)) => entry,
-            Some(Slot::Uncacheable(mark)) if now < mark.until => return Lookup::Uncacheable,
+            Some(Slot::Uncacheable(mark)) if mark.counts(now) => return Lookup::Uncacheable,
             _ => return Lookup::Absent,
         };
         self.purges.overtake(primary, &entry);
@@ -257,14 +264,15 @@ impl Cache {
     pub fn join(self: &Arc<Self>, primary: KeyRef<'_>, request: &HeaderMap) -> Join {
         let began = self.purges.epoch();
         let key = self.request_key(primary, request);
-        let flight = Arc::new(Flight::new(primary.to_owned(), began));
+        let width = self.lately.width(primary.hash(), Instant::now());
+        let flight = Arc::new(Flight::new(primary.to_owned(), began, width));
         match self.flights(&key).entry(key.clone()) {
             Place::Vacant(place) => {
                 place.insert(flight.clone());
             }
             Place::Occupied(mut place) => {
                 let running = place.get();
-                if !self.condemns(running) {
+                if !self.condemns(running) && !running.has_stalled() {
                     return if running.is_joinable() {
                         Join::Follow(running.clone())
                     } else {
@@ -281,7 +289,7 @@ impl Cache {
     pub fn running(&self, primary: KeyRef<'_>, request: &HeaderMap) -> Option<Arc<Flight>> {
         let key = self.request_key(primary, request);
         let running = self.flights(&key).get(&key).cloned()?;
-        let is_open = running.is_joinable() && !self.condemns(&running);
+        let is_open = running.is_joinable() && !running.has_stalled() && !self.condemns(&running);
         is_open.then_some(running)
     }
 
@@ -292,15 +300,52 @@ impl Cache {
         self.purges.condemns(flight.began, primary, marks, &self.hasher)
     }
 
-    /// Lets others find a flight that began as a lead for one request, and turned out to be for
-    /// everybody.
-    fn announce(&self, key: &Key, flight: &Arc<Flight>) {
-        self.flights(key).entry(key.clone()).or_insert_with(|| flight.clone());
+    /// Puts a flight with an answer for everybody in the place of one that has none, which is given
+    /// back. Where nobody is to find it, the place is left empty.
+    fn take_over(&self, key: &Key, flight: &Arc<Flight>, is_found: bool) -> Option<Arc<Flight>> {
+        match self.flights(key).entry(key.clone()) {
+            Place::Vacant(place) => {
+                if is_found {
+                    place.insert(flight.clone());
+                }
+                None
+            }
+            Place::Occupied(mut place) => {
+                let running = place.get().clone();
+                if Arc::ptr_eq(&running, flight)
+                    || (running.is_shared() && !running.has_stalled() && !self.condemns(&running))
+                {
+                    return None;
+                }
+                if is_found {
+                    place.insert(flight.clone());
+                } else {
+                    place.remove();
+                }
+                Some(running)
+            }
+        }
+    }
+
+    /// How long the head of the last answer to this key took, if that was one for everybody.
+    pub fn took_lately(&self, key: KeyRef<'_>) -> Option<Duration> {
+        self.lately.took(key.hash())
+    }
+
+    /// A lead beside a fetch that is under way for the same: whichever brings an answer for
+    /// everybody first has it for those who wait for the other.
+    pub fn lead_beside(
+        self: &Arc<Self>,
+        primary: KeyRef<'_>,
+        request: &HeaderMap,
+        flight: &Arc<Flight>,
+    ) -> Lead {
+        self.lead_alone(primary, request).beside(flight.clone())
     }
 
     /// A lead that nobody finds, for a fetch whose answer may turn out to be storable.
     pub fn lead_alone(self: &Arc<Self>, primary: KeyRef<'_>, request: &HeaderMap) -> Lead {
-        let flight = Arc::new(Flight::new(primary.to_owned(), self.purges.epoch()));
+        let flight = Arc::new(Flight::new(primary.to_owned(), self.purges.epoch(), 1));
         Lead::new(self.clone(), flight, self.request_key(primary, request), Company::Nobody)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::entry::{Entry, Head};
+use super::flight::Flight;
 use super::key::{Key, KeyBuffer, KeyHasher, KeyRef};
 use super::reuse::Fault;
 use super::storable::Refusal;
@@ -21,11 +22,20 @@ pub enum Outcome {
     Found,
     /// The origin confirmed a stored response.
     Confirmed { entry: Arc<Entry>, scope: Scope },
+    /// This fetch brought an answer for everybody before the one that is asked about did.
+    Overtaken(Arc<Flight>),
     /// The answer belongs to one request only; everybody fetches alone.
     Alone(Refusal),
     /// The fetch failed before there was an answer that anybody could share. Whoever may takes
     /// what is stored.
     Failed(Fault),
+}
+
+impl Outcome {
+    /// Whether there is an answer for everybody.
+    pub(super) fn is_for_everybody(&self) -> bool {
+        matches!(self, Self::Streaming(_) | Self::Confirmed { .. } | Self::Overtaken(_))
+    }
 }
 
 /// Which requests a response answers.

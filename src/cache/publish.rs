@@ -16,7 +16,7 @@ use super::store::Slot;
 use super::variants::{self, Search, Searches, Uncacheable, Variants};
 use super::vary::VaryFields;
 
-/// How long a URL whose answer could not be stored is fetched by every request alone.
+/// How long after the last answer that could not be stored every request for its URL is made alone.
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(60);
 
 impl Cache {
@@ -113,8 +113,15 @@ impl Cache {
             _ => {}
         }
         if let Some(charge) = self.store.reserve(ENTRY_OVERHEAD + key.bytes_len() as u64) {
-            let mark = Uncacheable::new(now + UNCACHEABLE_FOR, charge);
+            let mark = Uncacheable::new(now, UNCACHEABLE_FOR, charge);
             self.store.insert(key.clone(), Slot::Uncacheable(Arc::new(mark)));
+        }
+    }
+
+    /// Another answer could not be stored: what is remembered of that stays so for as long again.
+    pub(super) fn renew_uncacheable(&self, key: &Key) {
+        if let Some(Slot::Uncacheable(mark)) = self.store.get(key.as_ref()) {
+            mark.renew(Instant::now(), UNCACHEABLE_FOR);
         }
     }
 }

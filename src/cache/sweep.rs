@@ -92,7 +92,7 @@ impl Cache {
                     }
                 }
             }
-            Slot::Uncacheable(mark) if now >= mark.until => useless.push((key.clone(), None)),
+            Slot::Uncacheable(mark) if !mark.counts(now) => useless.push((key.clone(), None)),
             _ => {}
         });
         keep_longest(&mut stale);

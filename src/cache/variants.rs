@@ -1,7 +1,8 @@
 //! What is remembered about a URL beside its entries.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::key::{Key, KeyBuffer, KeyHasher, KeyRef, UrlParts};
 use super::search::SearchRule;
@@ -26,7 +27,9 @@ pub(super) struct Variants {
 /// A URL whose responses were not storable.
 #[derive(Debug)]
 pub(super) struct Uncacheable {
-    pub(super) until: Instant,
+    noted: Instant,
+    /// Milliseconds from then on.
+    counts_for: AtomicU64,
     _charge: Charge,
 }
 
@@ -133,7 +136,47 @@ fn is_form(url: &UrlParts<'_>) -> bool {
 }
 
 impl Uncacheable {
-    pub(super) fn new(until: Instant, charge: Charge) -> Self {
-        Self { until, _charge: charge }
+    pub(super) fn new(noted: Instant, counts_for: Duration, charge: Charge) -> Self {
+        let counts_for = AtomicU64::new(millis(counts_for));
+        Self { noted, counts_for, _charge: charge }
+    }
+
+    pub(super) fn counts(&self, now: Instant) -> bool {
+        let age = millis(now.saturating_duration_since(self.noted));
+        age < self.counts_for.load(Ordering::Relaxed)
+    }
+
+    /// Makes it count for so long from now on.
+    pub(super) fn renew(&self, now: Instant, counts_for: Duration) {
+        let age = now.saturating_duration_since(self.noted);
+        self.counts_for.fetch_max(millis(age + counts_for), Ordering::Relaxed);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_was_not_storable_counts_for_its_time_from_the_latest_such_answer_on() {
+        let charge = Memory::new(1).charge(1).expect("room");
+        let noted = Instant::now();
+        let mark = Uncacheable::new(noted, MINUTE, charge);
+        for minutes in 0..5 {
+            let now = noted + MINUTE * minutes + MINUTE / 2;
+            assert!(mark.counts(now), "{minutes}");
+            mark.renew(now + MINUTE / 3, MINUTE);
+        }
+        // An older answer that is noted later takes nothing away.
+        mark.renew(noted, MINUTE);
+        assert!(mark.counts(noted + MINUTE * 5));
+        assert!(!mark.counts(noted + MINUTE * 6));
     }
 }

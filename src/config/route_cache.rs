@@ -8,13 +8,15 @@ use http::HeaderName;
 use super::diagnostics::{Diagnostic, Invalid};
 use super::edits;
 use super::model::{
-    Bypass, ClientDirectives, KeyRules, MinUses, NamePattern, QueryKey, RouteCache, SetCookie,
+    Bypass, ClientDirectives, FetchWait, KeyRules, MinUses, NamePattern, QueryKey, RouteCache,
+    SetCookie,
 };
 use super::reader::{Entry, Table};
 use super::units;
 use super::value::Value;
 
 const FRESHNESS: RangeInclusive<Duration> = Duration::ZERO..=units::DURATION_MAX;
+const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const MIN_USES: RangeInclusive<i64> = 1..=255;
 /// The longest tag, in bytes, as CDNs have it.
 const TAG_BYTES_MAX: usize = 1024;
@@ -55,9 +57,31 @@ fn rules(table: Table<'_>) -> RouteCache {
         forward: table.read("forward", headers).unwrap_or_default(),
         tags: table.read("tags", tags).unwrap_or_default(),
         min_uses: MinUses(table.integer("min_uses", 1, &MIN_USES)),
+        wait: table.read("wait", wait).unwrap_or_default(),
     };
     table.finish();
     rules
+}
+
+/// `"auto"` or a time.
+fn wait(value: &Value<'_>) -> Option<FetchWait> {
+    if !value.is_string() {
+        value.expected("\"auto\" or a duration", "\"500ms\"");
+        return None;
+    }
+    value.parse("\"auto\" or a duration", "\"500ms\"", |text| {
+        if text == "auto" {
+            return Ok(FetchWait::Auto);
+        }
+        let wait = units::duration(text)
+            .map_err(|invalid| invalid.help("write \"auto\", or a duration such as \"500ms\""))?;
+        if !WAIT.contains(&wait) {
+            return Err(
+                Invalid::new(format!("{text:?} is out of range")).help("it must be from 0s to 1m")
+            );
+        }
+        Ok(FetchWait::Fixed(wait))
+    })
 }
 
 /// In the order of the codes.
@@ -307,10 +331,16 @@ mod tests {
         assert_eq!(rules.bypass.headers[0], "authorization");
         assert_eq!(rules.set_cookie, SetCookie::Strip);
         assert_eq!((rules.tags, rules.min_uses), (vec!["shop".to_owned()], MinUses(2)));
+        let wait = |line| cache(line).unwrap().wait;
+        assert_eq!(wait("cache.wait = \"auto\""), FetchWait::Auto);
+        assert_eq!(wait("cache.wait = \"0s\""), FetchWait::Fixed(Duration::ZERO));
         for (line, message) in [
             ("tags = [\"a b\"]", "is not a tag"),
             ("tags = [\"\"]", "is not a tag"),
             ("min_uses = 0", "it must be from 1 to 255"),
+            ("wait = \"2m\"", "it must be from 0s to 1m"),
+            ("wait = \"long\"", "write \"auto\", or a duration"),
+            ("wait = 5", "must be \"auto\" or a duration, not an integer"),
             ("set_cookie = \"keep\"", "help: write `bypass`, `strip` or `store`"),
         ] {
             let shown = said(&format!("cache.{line}"));

@@ -4,6 +4,9 @@
 //! The fetch itself is a task of its own (`fetch_task`). Its leader reads the answer from the
 //! flight like everybody else; only an answer that may not be shared is handed to it alone. Where
 //! the origin fails, each request judges for itself whether what is stored may stand in.
+//!
+//! Waiting is for what is likely to be shared, and does not depend on one fetch: after a while
+//! others begin beside it, a bounded number, and the first answer for everybody ends the rest.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +16,8 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::deadlines;
-use super::fetch_task::{Fetch, Handed, confirmed};
+use super::fetch_task::{Beside, Brought, Fetch, Handed, confirmed};
+use super::follow::{Followed, followed};
 use super::forward::{self, Answer, Outgoing, Trace};
 use super::local::{Local, Place};
 use crate::body::Body;
@@ -23,8 +27,7 @@ use crate::cache::reuse::{self, Fault, StaleReason};
 use crate::cache::status::Forward;
 use crate::cache::storable::Refusal;
 use crate::cache::{
-    Cache, Entry, Flight, FlightReader, Head, Join, Lead, Lookup, Outcome, Scope, Shared,
-    conditional,
+    Cache, Entry, FlightReader, Head, Join, Lead, Lookup, Outcome, Shared, conditional,
 };
 use crate::config::model::RouteCache;
 use crate::error::{Error, Kind};
@@ -120,25 +123,42 @@ impl Plan {
             .map_or_else(|| Join::Lead(cache.lead_alone(key, request)), Join::Follow)
     }
 
+    /// The lead of a fetch that nobody waits for, unless one is under way that has not taken long.
+    fn lead_behind(
+        &self,
+        cache: &Arc<Cache>,
+        request: &HeaderMap,
+    ) -> Option<(Lead, Option<Beside>)> {
+        match cache.join(self.key.as_ref(), request) {
+            Join::Lead(lead) => Some((lead, None)),
+            Join::Alone => None,
+            Join::Follow(flight) => {
+                let turn = flight.turn(self.wait(cache))?;
+                let lead = cache.lead_beside(self.key.as_ref(), request, &flight);
+                Some((lead, Some(Beside { flight, turn: Some(turn) })))
+            }
+        }
+    }
+
     /// What is stored, if it answers although the origin failed.
-    fn stand_in(&self, fault: Fault) -> Option<Fetched> {
+    pub(super) fn stand_in(&self, fault: Fault) -> Option<Fetched> {
         let entry = self.stale.as_ref().filter(|entry| entry.is_live())?;
         let reason = reuse::in_place_of(fault, entry, &self.demands, Instant::now())?;
         Some(Fetched::StoodIn { entry: entry.clone(), reason, fault })
     }
 
     /// The body of a shared answer, of which this request waits for no more than its own time.
-    fn read(&self, reader: FlightReader) -> Body {
+    pub(super) fn read(&self, reader: FlightReader) -> Body {
         deadlines::bounded(Body::stream(reader), None, self.deadline)
     }
 
-    fn stand_in_or(&self, error: Error) -> Result<Fetched, Error> {
+    pub(super) fn stand_in_or(&self, error: Error) -> Result<Fetched, Error> {
         self.stand_in(Fault::Kind(error.kind())).ok_or(error)
     }
 
     /// Whether an answer to somebody else may answer this request. One that came before it must be
     /// one that could be taken from the store.
-    fn may_share(&self, head: &Head) -> bool {
+    pub(super) fn may_share(&self, head: &Head) -> bool {
         (!self.authorized || head.terms.for_authorized)
             && (head.received >= self.asked
                 || reuse::is_usable(head, &self.demands, Instant::now()))
@@ -175,11 +195,16 @@ pub(super) async fn fetch(
     let cache = local.snapshot().cache.clone();
     if plan.alone {
         let lead = cache.lead_alone(plan.key.as_ref(), &outgoing.headers);
-        return begin(local, plan, outgoing, lead, trace).await;
+        return begin(local, plan, outgoing, lead, None, trace).await;
     }
+    let wait = plan.wait(&cache);
+    let may_wait = plan.may_wait(&cache, &outgoing.headers, wait);
     let mut refusal = Refusal::TooLarge;
-    for _ in 0..REGROUPINGS_MAX {
-        match plan.join(&cache, &outgoing.headers) {
+    let mut regroupings = 0;
+    // Endpoints at which the fetches that it waited for have failed.
+    let mut failed_at = Vec::new();
+    while regroupings < REGROUPINGS_MAX {
+        let followed = match plan.join(&cache, &outgoing.headers) {
             Join::Alone => break,
             Join::Lead(lead) => {
                 // Another fetch may have ended between the lookup and the lead.
@@ -187,26 +212,38 @@ pub(super) async fn fetch(
                     lead.found();
                     return Ok(Fetched::Hit(entry));
                 }
-                return begin(local, plan, outgoing, lead, trace).await;
+                failed_at.into_iter().for_each(|id| lead.flight().note_endpoint(id));
+                return begin(local, plan, outgoing, lead, None, trace).await;
             }
-            Join::Follow(flight) => match followed(plan, &flight, &outgoing.headers, &cache).await?
-            {
-                Followed::Answered(fetched) => return Ok(fetched),
-                Followed::Alone(why) => {
-                    refusal = why;
-                    break;
-                }
-                Followed::Regroup => {
-                    if let Some(entry) = plan.found_meanwhile(local, &outgoing.headers, &cache) {
-                        return Ok(Fetched::Hit(entry));
-                    }
-                }
-            },
+            Join::Follow(flight) if may_wait || flight.is_shared() => {
+                followed(plan, &flight, wait, &outgoing.headers, &cache).await?
+            }
+            Join::Follow(flight) => Followed::Beside { flight, turn: None },
+        };
+        match followed {
+            Followed::Answered(fetched) => return Ok(fetched),
+            Followed::Alone(why) => {
+                refusal = why;
+                break;
+            }
+            // It asks for its own part.
+            Followed::Beside { .. } if plan.asks_for_part() => break,
+            Followed::Beside { flight, turn } => {
+                let lead = cache.lead_beside(plan.key.as_ref(), &outgoing.headers, &flight);
+                let beside = Some(Beside { flight, turn });
+                return begin(local, plan, outgoing, lead, beside, trace).await;
+            }
+            // How long this may go on is bounded by the time that a request waits in all.
+            Followed::Failed(flight) => failed_at = flight.endpoints(),
+            Followed::Regroup => regroupings += 1,
+        }
+        if let Some(entry) = plan.found_meanwhile(local, &outgoing.headers, &cache) {
+            return Ok(Fetched::Hit(entry));
         }
     }
     if plan.asks_for_part() {
         let lead = cache.lead_alone(plan.key.as_ref(), &outgoing.headers);
-        return begin(local, plan, outgoing, lead, trace).await;
+        return begin(local, plan, outgoing, lead, None, trace).await;
     }
     let asked = ask(local, plan, &outgoing, trace).await;
     asked.map(|asked| asked.unwrap_or_else(|response| Fetched::Own { response, refusal }))
@@ -275,12 +312,12 @@ pub(super) fn refresh(local: &Rc<Local>, plan: Plan, outgoing: Outgoing) {
         return;
     }
     let cache = local.snapshot().cache.clone();
-    let Join::Lead(lead) = cache.join(plan.key.as_ref(), &outgoing.headers) else { return };
+    let Some((lead, beside)) = plan.lead_behind(&cache, &outgoing.headers) else { return };
     if plan.found_meanwhile(local, &outgoing.headers, &cache).is_some() {
         return lead.found();
     }
     let (hand, _) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan, hand, is_background: true };
+    let task = Fetch { local: local.clone(), plan, hand, is_background: true, beside };
     local.tasks.spawn("cache refresh", task.run(outgoing, lead));
 }
 
@@ -291,80 +328,13 @@ pub(super) fn behind(local: &Rc<Local>, plan: Plan, outgoing: Outgoing, place: P
     if !matches!(plan.look_again(local, &outgoing.headers, &cache), Lookup::Absent) {
         return;
     }
-    let Join::Lead(lead) = cache.join(plan.key.as_ref(), &outgoing.headers) else { return };
+    let Some((lead, beside)) = plan.lead_behind(&cache, &outgoing.headers) else { return };
     let (hand, _) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan, hand, is_background: true };
+    let task = Fetch { local: local.clone(), plan, hand, is_background: true, beside };
     local.tasks.spawn("background cache fetch", async move {
         task.run(outgoing, lead).await;
         drop(place);
     });
-}
-
-enum Followed {
-    Answered(Fetched),
-    /// The answer is another variant: look for the flight of one's own.
-    Regroup,
-    Alone(Refusal),
-}
-
-/// Waits for a flight of somebody else.
-async fn followed(
-    plan: &Plan,
-    flight: &Arc<Flight>,
-    request: &HeaderMap,
-    cache: &Arc<Cache>,
-) -> Result<Followed, Error> {
-    let _waiting = flight.wait();
-    let outcome = match plan.deadline {
-        None => flight.outcome().await,
-        Some(deadline) => match tokio::time::timeout_at(deadline, flight.outcome()).await {
-            Ok(outcome) => outcome,
-            Err(_) => return plan.stand_in_or(Kind::Deadline.into()).map(Followed::Answered),
-        },
-    };
-    let scope = match &outcome {
-        Outcome::Streaming(shared) => Some(&shared.scope),
-        Outcome::Confirmed { scope, .. } => Some(scope),
-        Outcome::Found => return Ok(Followed::Regroup),
-        Outcome::Alone(_) | Outcome::Failed(_) => None,
-    };
-    let holds = |scope: &Scope| scope.holds(plan.key.as_ref(), request, cache.hasher());
-    // A purge may have come before this request and after the fetch had begun.
-    if scope.is_some_and(|scope| !holds(scope) || cache.condemns(flight)) {
-        return Ok(Followed::Regroup);
-    }
-    Ok(match outcome {
-        // A part can be told only where the length of the whole is known.
-        Outcome::Streaming(shared)
-            if plan.ranged && shared.length.is_none() && shared.head.status == StatusCode::OK =>
-        {
-            Followed::Alone(Refusal::TooLarge)
-        }
-        Outcome::Streaming(shared) if plan.may_share(&shared.head) => {
-            match flight.read(shared.length) {
-                Some(reader) => {
-                    let (body, private) = (plan.read(reader), HeaderMap::new());
-                    Followed::Answered(Fetched::Shared { shared, body, led: false, private })
-                }
-                None => Followed::Alone(Refusal::TooLarge),
-            }
-        }
-        Outcome::Confirmed { entry, .. } if plan.may_share(&entry.head) => {
-            let (status, private) = (StatusCode::NOT_MODIFIED, HeaderMap::new());
-            Followed::Answered(Fetched::Confirmed { entry, status, led: false, private })
-        }
-        Outcome::Streaming(_) | Outcome::Confirmed { .. } if plan.authorized => {
-            Followed::Alone(Refusal::Authorization)
-        }
-        Outcome::Streaming(_) | Outcome::Confirmed { .. } => Followed::Alone(Refusal::NoLifetime),
-        Outcome::Found => Followed::Regroup,
-        Outcome::Alone(refusal) => Followed::Alone(refusal),
-        Outcome::Failed(fault) => match (plan.stand_in(fault), fault) {
-            (Some(fetched), _) => Followed::Answered(fetched),
-            (None, Fault::Kind(kind)) => return Err(kind.into()),
-            (None, Fault::Status(_)) => Followed::Alone(Refusal::Status),
-        },
-    })
 }
 
 /// Begins a fetch and waits for its outcome.
@@ -373,25 +343,28 @@ async fn begin(
     plan: &Plan,
     outgoing: Outgoing,
     lead: Lead,
+    beside: Option<Beside>,
     trace: &mut Trace,
 ) -> Result<Fetched, Error> {
     let flight = lead.flight().clone();
     let _waiting = flight.wait();
     let (hand, handed) = oneshot::channel();
-    let task = Fetch { local: local.clone(), plan: plan.clone(), hand, is_background: false };
+    let task =
+        Fetch { local: local.clone(), plan: plan.clone(), hand, is_background: false, beside };
     local.tasks.spawn("cache fetch", task.run(outgoing, lead));
     // The task always hands something over, unless it panics.
     let Ok(handed) = handed.await else { return plan.stand_in_or(Kind::Internal.into()) };
-    let Handed { trace: followed, own, private } = handed;
+    let Handed { trace: followed, brought, private } = handed;
     *trace = followed;
-    match own {
-        Ok(None) => {}
-        Ok(Some((response, refusal))) => {
+    match brought {
+        Brought::Shared => {}
+        Brought::Earlier(fetched) => return Ok(*fetched),
+        Brought::Own(response, refusal) => {
             let fault = Fault::of_status(response.status());
             let stood_in = fault.and_then(|fault| plan.stand_in(fault));
-            return Ok(stood_in.unwrap_or(Fetched::Own { response, refusal }));
+            return Ok(stood_in.unwrap_or(Fetched::Own { response: *response, refusal }));
         }
-        Err(error) => return plan.stand_in_or(error),
+        Brought::Failed(error) => return plan.stand_in_or(error),
     }
     match flight.outcome().await {
         Outcome::Streaming(shared) => {
@@ -405,7 +378,9 @@ async fn begin(
             Ok(Fetched::Confirmed { entry, status, led: true, private })
         }
         // The task hands these over.
-        Outcome::Found | Outcome::Alone(_) | Outcome::Failed(_) => Err(Kind::Internal.into()),
+        Outcome::Found | Outcome::Overtaken(_) | Outcome::Alone(_) | Outcome::Failed(_) => {
+            Err(Kind::Internal.into())
+        }
     }
 }
 

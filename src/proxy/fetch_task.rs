@@ -14,7 +14,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::fetch::{Plan, plain};
+use super::fetch::{Fetched, Plan, plain};
+use super::follow::{Followed, judged};
 use super::forward::{self, Outgoing, Trace};
 use super::headers::X_REQUEST_ID;
 use super::local::{Local, Place};
@@ -24,7 +25,7 @@ use crate::cache::policy::{self, HEADWATER_CACHE_CONTROL};
 use crate::cache::reuse::{self, Fault};
 use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
 use crate::cache::tags::{self, TAGS_MAX, Tag};
-use crate::cache::{Entry, Fill, Flight, Head, Lead, conditional, freshness};
+use crate::cache::{Entry, Fill, Flight, Head, Lead, Turn, conditional, freshness};
 use crate::compress::eligible;
 use crate::config::model::SetCookie;
 use crate::error::{Error, Kind};
@@ -42,19 +43,35 @@ pub(super) struct Fetch {
     pub hand: oneshot::Sender<Handed>,
     /// Nobody has ever waited for it.
     pub is_background: bool,
+    pub beside: Option<Beside>,
+}
+
+/// The fetch that another one is made beside.
+pub(super) struct Beside {
+    pub flight: Arc<Flight>,
+    /// Where the one that makes it had waited.
+    pub turn: Option<Turn>,
 }
 
 /// What the fetch tells its leader beside what the flight tells everybody.
 #[derive(Debug)]
 pub(super) struct Handed {
     pub trace: Trace,
-    /// An answer for the leader alone.
-    pub own: Result<Option<Own>, Error>,
+    pub brought: Brought,
     /// Fields for the leader alone: they are not stored.
     pub private: HeaderMap,
 }
 
-type Own = (Response<Body>, Refusal);
+/// What a fetch brought for its leader.
+#[derive(Debug)]
+pub(super) enum Brought {
+    /// What is in the flight.
+    Shared,
+    Own(Box<Response<Body>>, Refusal),
+    /// Another fetch was earlier.
+    Earlier(Box<Fetched>),
+    Failed(Error),
+}
 
 /// What the origin said, and to what.
 struct Asked {
@@ -62,21 +79,46 @@ struct Asked {
     /// What it was asked to confirm.
     validating: Option<Arc<Entry>>,
     sent: Instant,
-    trace: Trace,
 }
 
 /// Fetches of a worker that go on though all their clients have left before there was an answer.
 const ABANDONED_MAX: usize = 32;
 
 impl Fetch {
-    pub(super) async fn run(self, mut outgoing: Outgoing, lead: Lead) {
+    pub(super) async fn run(mut self, mut outgoing: Outgoing, lead: Lead) {
         let flight = lead.flight().clone();
-        let asked = tokio::select! {
-            biased;
-            asked = self.ask(&mut outgoing) => asked,
-            () = self.given_up(&flight) => return lead.found(),
+        let beside = self.beside.take();
+        let crowd = beside.as_ref().map_or(&flight, |beside| &beside.flight);
+        // What the other brings is to be read from its beginning.
+        let waiting = beside.as_ref().map(|beside| beside.flight.wait());
+        let mut trace = Trace { crowd: Some(crowd.clone()), ..Trace::default() };
+        let mut validating = self.condition(&mut outgoing);
+        let asked = loop {
+            let sent = Instant::now();
+            let answer = tokio::select! {
+                biased;
+                answer = self.send(&outgoing, &mut trace) => answer,
+                () = self.given_up(&flight, beside.is_some()) => return lead.found(),
+                fetched = self.outdone(&flight, beside.as_ref(), &outgoing.headers) => {
+                    let brought = Brought::Earlier(Box::new(fetched));
+                    return self.hand(Trace::default(), brought);
+                }
+            };
+            if is_about_another(&answer, validating.as_ref()) {
+                conditional::remove_conditions(&mut outgoing.headers);
+                validating = None;
+                continue;
+            }
+            break Asked { answer, validating, sent };
         };
-        let Asked { answer, validating, sent, trace } = asked;
+        drop(waiting);
+        let turn = beside.and_then(|beside| beside.turn);
+        if has_failed(&asked.answer)
+            && let Some(turn) = turn
+        {
+            turn.fail();
+        }
+        let Asked { answer, validating, sent } = asked;
         match (answer, &validating) {
             (Ok(response), Some(stale)) if response.status() == StatusCode::NOT_MODIFIED => {
                 self.confirm(lead, stale, &response, &outgoing.headers, sent, trace);
@@ -86,40 +128,45 @@ impl Fetch {
         }
     }
 
-    /// Asks for an answer for everybody, where it may be one.
-    async fn ask(&self, outgoing: &mut Outgoing) -> Asked {
-        let mut validating = None;
-        if !self.plan.is_private() {
-            conditional::remove_conditions(&mut outgoing.headers);
-            validating =
-                self.plan.stale.clone().filter(|stale| {
-                    conditional::validate(&mut outgoing.headers, &stale.head.fields)
-                });
+    /// Makes the request one for an answer for everybody, where it may be one; what it asks the
+    /// origin to confirm.
+    fn condition(&self, outgoing: &mut Outgoing) -> Option<Arc<Entry>> {
+        if self.plan.is_private() {
+            return None;
         }
-        let mut trace = Trace::default();
-        let mut sent = Instant::now();
-        let mut answer = self.send(outgoing, &mut trace).await;
-        if let (Ok(response), Some(stored)) = (&answer, &validating)
-            && response.status() == StatusCode::NOT_MODIFIED
-            && !conditional::confirms(response.headers(), &stored.head.fields)
-        {
-            // It is about a representation that is not here.
-            conditional::remove_conditions(&mut outgoing.headers);
-            validating = None;
-            sent = Instant::now();
-            answer = self.send(outgoing, &mut trace).await;
+        conditional::remove_conditions(&mut outgoing.headers);
+        let stale = self.plan.stale.clone();
+        stale.filter(|stale| conditional::validate(&mut outgoing.headers, &stale.head.fields))
+    }
+
+    /// Waits until another fetch has brought an answer that is one for this request.
+    async fn outdone(
+        &self,
+        flight: &Arc<Flight>,
+        beside: Option<&Beside>,
+        request: &HeaderMap,
+    ) -> Fetched {
+        let crowd = beside.map_or(flight, |beside| &beside.flight);
+        let outcome = match beside {
+            None => crowd.overtaken().await,
+            Some(_) => crowd.shared().await,
+        };
+        let cache = self.local.snapshot().cache.clone();
+        match judged(&self.plan, crowd, outcome, request, &cache).await {
+            Ok(Followed::Answered(fetched)) => fetched,
+            // It is another variant, or not for this request.
+            _ => std::future::pending().await,
         }
-        Asked { answer, validating, sent, trace }
     }
 
     /// Waits until the answer is of no use before it has come. When all clients have left, a fetch
     /// that others might join goes on for what it may bring to the store, as long as few do; it
     /// holds up no drain.
-    async fn given_up(&self, flight: &Flight) {
+    async fn given_up(&self, flight: &Flight, is_beside: bool) {
         let mut place = None;
         if !self.is_background {
             flight.deserted().await;
-            let is_for_others = !self.plan.is_private() && !self.plan.alone;
+            let is_for_others = !self.plan.is_private() && !self.plan.alone && !is_beside;
             place = is_for_others
                 .then(|| Place::take(&self.local.abandoned_fetches, ABANDONED_MAX))
                 .flatten();
@@ -139,14 +186,14 @@ impl Fetch {
         answer.await.and_then(plain)
     }
 
-    fn hand(self, trace: Trace, own: Result<Option<Own>, Error>) {
+    fn hand(self, trace: Trace, brought: Brought) {
         // A leader that left takes the answer, and its connection, with it.
-        let _ = self.hand.send(Handed { trace, own, private: HeaderMap::new() });
+        let _ = self.hand.send(Handed { trace, brought, private: HeaderMap::new() });
     }
 
     fn fail(self, lead: Lead, error: Error, trace: Trace) {
         lead.fail(Fault::Kind(error.kind()));
-        self.hand(trace, Err(error));
+        self.hand(trace, Brought::Failed(error));
     }
 
     /// The origin confirmed what is stored.
@@ -168,12 +215,13 @@ impl Fetch {
                 }
                 lead.confirm(stale, head, request);
                 let private = taken(&mut response.headers().clone(), &names);
-                let _ = self.hand.send(Handed { trace, own: Ok(None), private });
+                let brought = Brought::Shared;
+                let _ = self.hand.send(Handed { trace, brought, private });
             }
             Err(refusal) => {
                 // What was confirmed may no longer be stored; it still answers this request.
                 lead.refuse(refusal);
-                self.hand(trace, Ok(Some((stored_response(stale), refusal))));
+                self.hand(trace, Brought::Own(Box::new(stored_response(stale)), refusal));
             }
         }
     }
@@ -194,7 +242,7 @@ impl Fetch {
         {
             // Each of those who wait takes what is stored, if its client allows that.
             lead.fail(fault);
-            return self.hand(trace, Ok(Some((response, Refusal::Status))));
+            return self.hand(trace, Brought::Own(Box::new(response), Refusal::Status));
         }
         let received = SystemTime::now();
         let request = RequestFacts { method: &outgoing.method, headers: &outgoing.headers };
@@ -233,22 +281,38 @@ impl Fetch {
         match lead.fill(head, length, &outgoing.headers) {
             Err((lead, refusal)) => self.hand_over(lead, response, refusal, trace),
             Ok(fill) => {
-                let _ = self.hand.send(Handed { trace, own: Ok(None), private });
+                let brought = Brought::Shared;
+                let _ = self.hand.send(Handed { trace, brought, private });
                 pump(fill, response.into_body()).await;
             }
         }
     }
 
     /// The answer goes to the leader alone. That the origin fails says nothing about what it will
-    /// answer once it does not.
+    /// answer once it does not, nor to others.
     fn hand_over(self, lead: Lead, response: Response<Body>, refusal: Refusal, trace: Trace) {
         if response.status().is_server_error() {
-            lead.release(refusal);
+            lead.fail(Fault::Status(response.status()));
         } else {
             lead.refuse(refusal);
         }
-        self.hand(trace, Ok(Some((response, refusal))));
+        self.hand(trace, Brought::Own(Box::new(response), refusal));
     }
+}
+
+/// Whether a confirmation is about a representation that is not here.
+fn is_about_another(
+    answer: &Result<Response<Body>, Error>,
+    validating: Option<&Arc<Entry>>,
+) -> bool {
+    let (Ok(response), Some(stored)) = (answer, validating) else { return false };
+    response.status() == StatusCode::NOT_MODIFIED
+        && !conditional::confirms(response.headers(), &stored.head.fields)
+}
+
+/// Whether a fetch brought nothing that is an answer to anybody else.
+fn has_failed(answer: &Result<Response<Body>, Error>) -> bool {
+    answer.as_ref().map_or(true, |response| response.status().is_server_error())
 }
 
 /// The head of a stored response after the origin confirmed it (RFC 9111 §4.3.4) in answer to a

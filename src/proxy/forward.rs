@@ -17,6 +17,7 @@ use super::tries::{Tries, Waiting};
 use super::upgrade::Upgrade;
 use crate::balance::{Endpoint, Lease};
 use crate::body::Body;
+use crate::cache::Flight;
 use crate::config::model::Name;
 use crate::error::Error;
 use crate::snapshot::{Backend, BackendKind, Mirror};
@@ -89,6 +90,8 @@ pub(super) struct Trace {
     /// From sending the request that was answered to its first byte.
     pub upstream: Option<Duration>,
     pub attempts: u32,
+    /// Others wait for what comes of it; where it is being asked for is noted there.
+    pub crowd: Option<Arc<Flight>>,
     /// What keeps the client at its endpoint, if the answer is for nobody else.
     pub set_cookie: Option<Box<HeaderValue>>,
 }

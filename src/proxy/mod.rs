@@ -21,6 +21,7 @@ pub mod encoders;
 pub mod exchange;
 mod fetch;
 mod fetch_task;
+mod follow;
 mod forward;
 mod forwarded;
 mod fronted;

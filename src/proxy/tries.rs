@@ -61,13 +61,15 @@ impl<'a> Tries<'a> {
         let pool = &sending.balanced.pool;
         let key = affinity::key(pool, sending.outgoing);
         let named = affinity::named(pool, sending.outgoing.asker.as_deref());
+        // Beside a fetch that is slow or failed, another endpoint is worth more.
+        let tried = trace.crowd.as_ref().map_or_else(Vec::new, |crowd| crowd.endpoints());
         Self {
             sending,
             trace,
             waiting,
             key,
             named,
-            tried: Vec::new(),
+            tried,
             stale: 0,
             elsewhere: false,
             is_hoping: false,
@@ -101,6 +103,9 @@ impl<'a> Tries<'a> {
             self.trace.endpoint = Some(lease.endpoint().clone());
             if let Some(upload) = upload {
                 upload.take_place(lease.stalling());
+            }
+            if let Some(crowd) = &self.trace.crowd {
+                crowd.note_endpoint(lease.endpoint().id);
             }
             self.trace.attempts += 1;
             self.is_hoping = lease.is_trial();

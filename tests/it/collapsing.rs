@@ -1,11 +1,15 @@
 //! One fetch for all who ask for the same at the same time, and what that costs none of them.
 
+use std::time::{Duration, Instant};
+
 use crate::support::client::request;
 use crate::support::origin::{Call, Gate};
 use crate::support::{Answer, Client, Origin, Proxy, Setup, answer, cacheable, chunk};
 
 const IN_FLIGHT: &str = "headwater_http_requests_in_flight{listener=\"web\"}";
 const OBJECTS: &str = "headwater_cache_objects";
+/// A line for the route under which nobody begins a fetch beside one that the test holds up.
+const PATIENT: &str = "cache.wait = \"60s\"";
 const CHUNKED: &[u8] =
     b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -62,7 +66,7 @@ fn never(call: &mut Call) {
 #[test]
 fn a_crowd_on_several_workers_is_one_fetch() {
     let (gate, origin) = gated(sends(cacheable("shared")), never);
-    let proxy = Setup::of(&[&origin]).process("workers = 4").start();
+    let proxy = Setup::of(&[&origin]).process("workers = 4").route(PATIENT).start();
     let clients = crowd(&proxy, &[&[][..]; 40]);
     gate.open();
     for mut client in clients {
@@ -75,7 +79,7 @@ fn a_crowd_on_several_workers_is_one_fetch() {
 fn a_missing_page_that_may_be_stored_is_one_fetch() {
     let missing = answer(404, &["Cache-Control: max-age=60"], "nothing");
     let (gate, origin) = gated(sends(missing), never);
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let clients = crowd(&proxy, &[&[][..]; 5]);
     gate.open();
     for mut client in clients {
@@ -90,7 +94,7 @@ fn a_reader_that_does_not_read_delays_nobody() {
     let body = vec![b'x'; 24 << 20];
     let bytes = body.len();
     let (gate, origin) = gated(sends(cacheable(&body)), never);
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[][..]; 3]);
     gate.open();
     // The first one, which led, reads nothing.
@@ -112,7 +116,7 @@ fn a_reader_that_leaves_midway_ends_nothing_even_the_first() {
         waits.pass();
         call.send(&[&chunk(b"last")[..], b"0\r\n\r\n"].concat());
     });
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[][..]; 2]);
     for client in &mut clients {
         client.answer_head();
@@ -136,7 +140,7 @@ fn a_fill_goes_on_when_all_its_readers_have_left() {
         waits.pass();
         call.send(&[&chunk(b"last")[..], b"0\r\n\r\n"].concat());
     });
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[][..]]);
     clients[0].answer_head();
     drop(clients);
@@ -162,7 +166,7 @@ fn the_followers_of_an_uncacheable_answer_go_on_side_by_side() {
             call.send(&private());
         }
     });
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let clients = crowd(&proxy, &[&[][..]; 5]);
     gate.open();
     // All of them are there before one is answered.
@@ -193,7 +197,7 @@ fn an_error_of_the_origin_does_not_end_the_sharing_of_what_comes_after_it() {
         waits.pass();
         call.send(&cacheable("body"));
     });
-    let proxy = Setup::of(&[&origin]).pool_lines("retry = false").start();
+    let proxy = Setup::of(&[&origin]).pool_lines("retry = false").route(PATIENT).start();
     assert_eq!(proxy.get("/", &[]).status, 503);
     let clients = crowd(&proxy, &[&[][..]; 4]);
     gate.open();
@@ -213,7 +217,7 @@ fn a_body_that_breaks_off_breaks_off_for_all_and_is_not_stored() {
         call.close();
     };
     let (gate, origin) = gated(broken, sends(cacheable("whole")));
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let clients = crowd(&proxy, &[&[][..]; 3]);
     gate.open();
     for mut client in clients {
@@ -225,15 +229,220 @@ fn a_body_that_breaks_off_breaks_off_for_all_and_is_not_stored() {
 }
 
 #[test]
-fn who_waited_for_a_fetch_that_failed_gets_its_error() {
-    let (gate, origin) = gated(Call::close, never);
-    let proxy = Setup::of(&[&origin]).pool_lines("retry = false").process("workers = 2").start();
-    let clients = crowd(&proxy, &[&[][..]; 6]);
+fn who_waited_for_a_fetch_that_failed_goes_on_by_itself() {
+    let fail = |call: &mut Call| {
+        call.send(&answer(500, &[], "broken"));
+    };
+    for first in [Call::close, fail] {
+        let (gate, origin) = gated(first, sends(cacheable("body")));
+        let proxy = Setup::of(&[&origin]).pool_lines("retry = false").route(PATIENT).start();
+        let clients = crowd(&proxy, &[&[][..]; 6]);
+        gate.open();
+        let mut statuses: Vec<_> =
+            clients.into_iter().map(|mut client| client.answer().status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses[..5], [200; 5]);
+        assert!(statuses[5] >= 500);
+        // Two took its place.
+        assert!(origin.count() <= 3, "{}", origin.count());
+    }
+}
+
+/// A crowd that waits for a fetch whose origin says nothing until the gate opens, and which
+/// others are made beside.
+fn beside_a_hung_fetch(others: Vec<u8>, crowd_of: &[&[&str]]) -> (Vec<Answer>, usize) {
+    let (gate, origin) = gated(sends(cacheable("late")), sends(others));
+    let proxy = Setup::of(&[&origin]).route("cache.wait = \"20ms\"").start();
+    let answers = crowd(&proxy, crowd_of).into_iter().map(|mut client| client.answer()).collect();
+    let count = origin.count();
+    gate.open();
+    (answers, count)
+}
+
+#[test]
+fn a_fetch_that_hangs_holds_up_nobody_not_even_the_one_who_began_it() {
+    let (answers, count) = beside_a_hung_fetch(cacheable("soon"), &[&[][..]; 30]);
+    for answer in &answers {
+        assert_eq!(answer.text(), "soon");
+    }
+    let fetched = |answer: &&Answer| status(answer).contains("stored");
+    assert!((1..=2).contains(&answers.iter().filter(fetched).count()));
+    // Three are made at a time.
+    assert!(count <= 3, "{count}");
+}
+
+#[test]
+fn fetches_beside_one_that_hangs_are_of_another_endpoint() {
+    let hung = Origin::scripted(Call::wait_for_end);
+    let good = Origin::answering(|_| cacheable("body"));
+    let lines = "balance = \"round_robin\"\nretry = false";
+    let setup = Setup::default().pool(&[&hung, &good], lines).route("cache.wait = \"20ms\"");
+    let proxy = setup.start();
+    for number in 0..2 {
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            let mut client = proxy.connect();
+            client.send(request("GET", &format!("/{number}"), &[]));
+            clients.push(client);
+        }
+        for mut client in clients {
+            assert_eq!(client.answer().text(), "body");
+        }
+        // Of all that are made for one page, at most one goes there.
+        assert!(hung.count() <= number + 1, "{}", hung.count());
+    }
+}
+
+#[test]
+fn fetches_beside_one_that_hangs_are_few_and_nobody_waits_for_longer_than_a_first_byte() {
+    let origin = Origin::scripted(Call::wait_for_end);
+    let proxy = Setup::of(&[&origin])
+        .pool_lines("retry = false\ntimeouts.first_byte = \"1s\"")
+        .route("cache.wait = \"10ms\"")
+        .start();
+    for mut client in crowd(&proxy, &[&[][..]; 40]) {
+        assert_eq!(client.answer().status, 504);
+    }
+    // Sixteen at a time; those that came a little later may have found the first ones gone.
+    assert!(origin.count() <= 32, "{}", origin.count());
+}
+
+#[test]
+fn an_answer_of_another_variant_ends_no_fetch_that_came_first() {
+    let (gate, origin) = gated(
+        |call| {
+            call.send(&language(call));
+        },
+        |call| {
+            call.send(&language(call));
+        },
+    );
+    let proxy = Setup::of(&[&origin]).route("cache.wait = \"20ms\"").start();
+    let mut first = crowd(&proxy, &[&["Accept-Language: en"]]);
+    origin.requests(1);
+    assert_eq!(proxy.get("/", &["Accept-Language: de"]).text(), "de");
+    gate.open();
+    assert_eq!(first[0].answer().text(), "en");
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn an_answer_for_one_request_beside_a_fetch_that_hangs_releases_those_who_wait() {
+    let private = answer(200, &["Cache-Control: private"], "own");
+    let (gate, origin) = gated(sends(cacheable("late")), sends(private));
+    let proxy = Setup::of(&[&origin]).route("cache.wait = \"20ms\"").start();
+    let mut clients = crowd(&proxy, &[&[]]);
+    origin.requests(1);
+    let others = crowd(&proxy, &[&[][..]; 10]);
+    for mut client in others {
+        assert_eq!(client.answer().text(), "own");
+    }
+    gate.open();
+    assert_eq!((clients[0].answer().text().as_str(), origin.count()), ("late", 11));
+}
+
+#[test]
+fn requests_with_cookies_wait_only_for_what_is_known_to_be_shared() {
+    let cookies = ["Cookie: user=1", "Cookie: user=2", "Cookie: user=3"];
+    let fields: Vec<[&str; 1]> = cookies.iter().map(|cookie| [*cookie]).collect();
+    let fields: Vec<&[&str]> = fields.iter().map(|fields| &fields[..]).collect();
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        waits.pass();
+        call.send(&answer(200, &["Cache-Control: private"], "own"));
+    });
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
+    let clients = crowd(&proxy, &fields);
+    // All of them are there before one is answered.
+    origin.requests(3);
     gate.open();
     for mut client in clients {
-        assert_eq!(client.answer().status, 502);
+        assert_eq!(client.answer().text(), "own");
     }
-    assert_eq!(origin.count(), 1);
+
+    // What was stored is known to be shared, though it has gone.
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number > 0 && call.request.method() == "GET" {
+            waits.pass();
+        }
+        call.send(&cacheable("shared"));
+    });
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
+    proxy.get("/", &[]);
+    proxy.connect().ask("POST", "/", &[], "x");
+    let clients = crowd(&proxy, &fields);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "shared");
+    }
+    assert_eq!(origin.count(), 3);
+}
+
+#[test]
+fn who_comes_to_a_body_that_stands_still_begins_a_fetch_of_its_own() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| {
+        if call.number > 0 {
+            call.send(&cacheable("whole"));
+            return;
+        }
+        call.send(CHUNKED);
+        call.send(&chunk(b"first"));
+        waits.pass();
+    });
+    let proxy = Setup::of(&[&origin]).start();
+    let mut clients = crowd(&proxy, &[&[]]);
+    clients[0].answer_head();
+    // It may join as long as the pause is short.
+    let joined = crowd(&proxy, &[&[]]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut client = proxy.connect();
+        client.send(request("GET", "/", &[]));
+        client.answer_head();
+        if origin.count() > 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nobody began another fetch");
+    }
+    assert_eq!(proxy.get("/", &[]).text(), "whole");
+    gate.open();
+    drop((clients, joined));
+}
+
+#[test]
+fn a_refresh_that_hangs_does_not_keep_others_from_refreshing() {
+    let (gate, control) = (Gate::default(), "Cache-Control: max-age=1, stale-while-revalidate=600");
+    let waits = gate.clone();
+    let origin = Origin::scripted(move |call| match call.number {
+        0 => drop(call.send(&answer(200, &[control, "Age: 1"], "old"))),
+        1 => waits.pass(),
+        _ => drop(call.send(&answer(200, &["Cache-Control: max-age=600"], "new"))),
+    });
+    let proxy = Setup::of(&[&origin]).route("cache.wait = \"20ms\"").start();
+    assert_eq!(proxy.get("/", &[]).text(), "old");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while proxy.get("/", &[]).text() != "new" {
+        assert!(Instant::now() < deadline, "nobody fetched it anew");
+    }
+    assert_eq!(origin.count(), 3);
+    gate.open();
+}
+
+#[test]
+fn where_nobody_is_to_wait_every_request_goes_on_by_itself() {
+    let (gate, origin) = gated(sends(cacheable("first")), sends(cacheable("other")));
+    let proxy = Setup::of(&[&origin]).route("cache.wait = \"0s\"").start();
+    let mut first = crowd(&proxy, &[&[]]);
+    origin.requests(1);
+    assert_eq!(proxy.get("/", &[]).text(), "other");
+    // Its own fetch has nothing yet, and what the other one brought is for everybody.
+    assert_eq!(first[0].answer().text(), "other");
+    gate.open();
 }
 
 /// RFC 9111 §5.2.2.4: what came before a request cannot be used for it without validation.
@@ -253,7 +462,7 @@ fn a_request_does_not_join_midway_what_must_be_validated_for_it() {
         waits.pass();
         call.send(b"ld");
     });
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[]]);
     clients[0].answer_head();
     assert_eq!(proxy.get("/", &[]).text(), "new");
@@ -274,7 +483,7 @@ fn an_authorized_request_neither_leads_nor_joins() {
     assert_eq!(anonymous[0].answer().text(), "shared");
 
     let (gate, origin) = gated(sends(cacheable("mine")), sends(cacheable("shared")));
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&authorized]);
     origin.requests(1);
     assert_eq!(proxy.get("/", &[]).text(), "shared");
@@ -307,7 +516,7 @@ fn an_authorized_request_shares_what_is_marked_for_it() {
         waits.pass();
         call.send(&answer(200, &[control], "new"));
     });
-    let proxy = Setup::of(&[&origin]).start();
+    let proxy = Setup::of(&[&origin]).route(PATIENT).start();
     proxy.get("/", &[]);
     let clients = crowd(&proxy, &[&["Authorization: Bearer a"], &[], &["Authorization: Bearer b"]]);
     gate.open();
@@ -335,7 +544,7 @@ fn those_who_wait_for_other_variants_regroup_and_fetch_side_by_side() {
             call.send(&language(call));
         },
     );
-    let proxy = Setup::of(&[&origin]).process("workers = 2").start();
+    let proxy = Setup::of(&[&origin]).process("workers = 2").route(PATIENT).start();
     let mut first = crowd(&proxy, &[&["Accept-Language: en"]]);
     origin.requests(1);
     let names = ["en", "de", "fr", "it", "de", "fr", "it", "en"];
@@ -375,7 +584,8 @@ fn what_is_not_stored_any_more_ends_with_its_last_reader() {
         // Says nothing more: only the proxy can end this.
         call.wait_for_end();
     });
-    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").start();
+    let proxy =
+        Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[][..]; 2]);
     for client in &mut clients {
         client.answer_head();
@@ -397,7 +607,8 @@ fn who_comes_too_late_to_what_outgrew_the_store_fetches_alone() {
         }
         call.send(&[&chunk(b"end")[..], b"0\r\n\r\n"].concat());
     });
-    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").start();
+    let proxy =
+        Setup::of(&[&origin]).text("[cache]\nobject_max = \"64KiB\"").route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[]]);
     clients[0].answer_head();
     // More than the store takes has come by.
@@ -424,7 +635,7 @@ fn one_who_stalls_what_is_not_stored_is_cut_loose() {
         },
         never,
     );
-    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"1MiB\"").start();
+    let proxy = Setup::of(&[&origin]).text("[cache]\nobject_max = \"1MiB\"").route(PATIENT).start();
     let mut clients = crowd(&proxy, &[&[][..]; 2]);
     gate.open();
     assert_eq!(clients[0].answer().body().len(), BODY);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::optional_duration;
 use crate::config::model::{
-    ClientDirectives, FrontCache, KeyRules, NamePattern, QueryKey, RouteCache, SetCookie,
+    ClientDirectives, FetchWait, FrontCache, KeyRules, NamePattern, QueryKey, RouteCache, SetCookie,
 };
 use crate::config::units::show_duration;
 
@@ -36,6 +36,10 @@ pub(super) fn route_cache(cache: &RouteCache) -> Value {
         },
         "tags": cache.tags,
         "min_uses": cache.min_uses.0,
+        "wait": match cache.wait {
+            FetchWait::Auto => "auto".to_owned(),
+            FetchWait::Fixed(wait) => show_duration(wait),
+        },
     })
 }
 

@@ -28,6 +28,16 @@ pub struct RouteCache {
     pub tags: Vec<String>,
     /// A response is stored from this many requests on.
     pub min_uses: MinUses,
+    pub wait: FetchWait,
+}
+
+/// How long a request waits for somebody else's fetch before others may begin beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FetchWait {
+    /// By what the pool and the key have taken so far.
+    #[default]
+    Auto,
+    Fixed(Duration),
 }
 
 /// How many requests it takes until a response is stored.
