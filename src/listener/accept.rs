@@ -178,7 +178,7 @@ impl Acceptor {
         known.clone()
     }
 
-    /// Waits for a place among the connections. Until there is one, no other connection is accepted
+    /// Waits for a place among the connections, which idle ones give up. Until there is one, no other connection is accepted
     /// from the socket of this one. A socket that closes waits for none.
     async fn place(&self, listener: &Listener) -> Option<Connected> {
         if let Some(place) = listener.limit.try_connect() {
@@ -232,7 +232,8 @@ impl Acceptor {
         listener.stats.connections.add(1);
         let counted = Counted(listener.clone());
         let (local, registry) = (self.local.clone(), self.registry.clone());
-        let accepted = Accepted { stream, ends, closing: self.closing.clone() };
+        let guest = listener.limit.enter(ends.peer.ip());
+        let accepted = Accepted { stream, ends, closing: self.closing.clone(), guest };
         self.tasks.spawn("connection", async move {
             let _counted = counted;
             let _place = place;

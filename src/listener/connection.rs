@@ -23,11 +23,12 @@ use super::proxy_protocol;
 use super::socket::{Socket, Stream};
 use super::stream::StreamExecutor;
 use super::transport::Transport;
+use crate::memory::Charge;
 use crate::proxy::client::{ClientConnection, Ends, Protocol, TlsFacts};
 use crate::proxy::local::Local;
 use crate::proxy::{self, run_tunnel};
-use crate::snapshot::Listener;
 use crate::snapshot::stats::{ParseError, Rejection};
+use crate::snapshot::{Guest, Listener};
 use crate::tls::{ALPN_H1, ALPN_H2};
 use crate::upstream::AheadDriver;
 
@@ -36,8 +37,12 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Send buffer of one HTTP/2 stream, in bytes.
 const STREAM_BUFFER_BYTES: usize = 64 << 10;
 /// Receive windows of HTTP/2, in bytes. h2 derives its budget for small frames from the second.
+/// The window of a connection is the sum of those of its streams, so that uploads that nobody reads
+/// stop no other, as far as there is room for it in the process; so much it is anyway.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// RFC 9113 §6.9.1.
+const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// Streams of one connection that h2 may reset for what the client sends on them. Such a reset ends
 /// its request at once, as one by the client does, so that none costs more than that.
 const LOCAL_RESETS_MAX: usize = 1 << 20;
@@ -64,27 +69,51 @@ pub(crate) struct Accepted {
     pub(crate) ends: Ends,
     /// Cancelled when its listener goes: what has not begun by then has little time to.
     pub(crate) closing: CancellationToken,
+    /// Whose it is, among all that have a place.
+    pub(crate) guest: Option<Guest>,
 }
 
 /// Serves an accepted socket to its end.
 pub(crate) async fn serve(
     local: Rc<Local>,
     listener: Arc<Listener>,
-    accepted: Accepted,
+    mut accepted: Accepted,
     register: &impl Register,
 ) {
+    let guest = accepted.guest.take();
     // Each stage in a box of its own: what an idle connection holds is the last of them only.
-    let arrived = Box::pin(arrive_in_time(&local, &listener, accepted)).await;
+    let arrived = {
+        let mut arriving = Box::pin(arrive_in_time(&local, &listener, accepted));
+        match &guest {
+            None => arriving.await,
+            Some(guest) => tokio::select! {
+                biased;
+                arrived = &mut arriving => arrived,
+                () = guest.asked() => None,
+            },
+        }
+    };
     let Some((Arrived { transport, protocol, ends, tls }, is_leaving)) = arrived else { return };
-    let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls));
+    if let Some(guest) = &guest {
+        guest.rename(ends.peer.ip());
+    }
+    let connection = Rc::new(ClientConnection::new(listener, ends, protocol, tls, guest));
     let _registered = register.register(&connection);
     if is_leaving {
         connection.drain();
     }
     let io = ClientIo::new(transport, connection.clone());
-    match protocol {
-        Protocol::H1 => serve_h1(local, connection, io).await,
-        Protocol::H2 => serve_h2(local, connection, io).await,
+    let mut driven = match protocol {
+        Protocol::H1 => serve_h1(local, connection.clone(), io),
+        Protocol::H2 => serve_h2(local, connection.clone(), io),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut driven => return,
+            // The I/O ends, which the driver asks now.
+            () = connection.asked_to_give_way() => connection.give_way(),
+        }
     }
 }
 
@@ -103,7 +132,7 @@ async fn arrive_in_time(
     listener: &Listener,
     accepted: Accepted,
 ) -> Option<(Arrived, bool)> {
-    let Accepted { stream, ends, closing } = accepted;
+    let Accepted { stream, ends, closing, .. } = accepted;
     let socket = Socket::new(stream, listener.spec.timeouts.write);
     let late = async {
         closing.cancelled().await;
@@ -271,6 +300,13 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
         connection: connection.clone(),
         write_timeout: spec.timeouts.write,
     };
+    let of_streams = u64::from(spec.limits.streams_max) * u64::from(STREAM_WINDOW_BYTES);
+    let window = connection
+        .listener
+        .limit
+        .window(of_streams.saturating_sub(u64::from(CONNECTION_WINDOW_BYTES)));
+    let more = window.as_ref().map_or(0, Charge::bytes);
+    let window_bytes = u32::try_from(more).unwrap_or(0).saturating_add(CONNECTION_WINDOW_BYTES);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -279,7 +315,7 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window_bytes.min(WINDOW_BYTES_MAX))
         .max_header_list_size(u32::try_from(spec.limits.header_bytes_max).unwrap_or(u32::MAX));
     let service = {
         let connection = connection.clone();
@@ -287,6 +323,7 @@ fn serve_h2(local: Rc<Local>, connection: Rc<ClientConnection>, io: ClientIo) ->
     };
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     Box::pin(async move {
+        let _window = window;
         let mut http = Pin::new(&mut http);
         let mut leaving = false;
         let result = poll_fn(|cx| {

@@ -113,6 +113,9 @@ impl ClientIo {
     /// Whether the client may have sent something that was not read: closing now would reset the
     /// connection and could destroy the answer on its way.
     pub(crate) fn may_have_unread_input(&self) -> bool {
+        if self.connection.gives_way() {
+            return false;
+        }
         let between_messages = match &self.scanner {
             Scanner::H1(scanner) => scanner.waiting() == Waiting::Message,
             Scanner::H2(_) | Scanner::None => true,
@@ -153,9 +156,24 @@ impl ClientIo {
         }
     }
 
+    /// Whether the connection ends now because others need its place. An answer goes out first.
+    fn gives_way(&self) -> bool {
+        self.connection.gives_way() && !self.transport.socket().is_write_blocked()
+    }
+
+    /// Says goodbye to a client of HTTP/2 whose connection is idle, if that takes no time.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        let Scanner::H2(filter) = &self.scanner else { return };
+        let _ = Pin::new(&mut self.transport).poll_write(cx, &filter.goodbye());
+        let _ = Pin::new(&mut self.transport).poll_flush(cx);
+    }
+
     /// How long the next byte may take, and what its absence means.
     fn deadline(&self) -> Option<(Instant, Expiry)> {
         let timeouts = &self.connection.listener.spec.timeouts;
+        if self.gives_way() {
+            return Some((self.read_at, Expiry::Silent));
+        }
         let draining = self.connection.draining_since();
         if let Some(since) = self.head_since {
             let late = since + timeouts.header;
@@ -372,6 +390,10 @@ impl AsyncRead for ClientIo {
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => match ready!(this.poll_deadline(cx)) {
                             Expiry::Head => this.refuse(TIMEOUT, ParseError::HeadTimeout),
+                            Expiry::Silent if this.gives_way() => {
+                                this.say_goodbye(cx);
+                                this.state = State::Expired;
+                            }
                             Expiry::Silent if this.connection.protocol == Protocol::H2 => {
                                 match this.part(buf) {
                                     Parting::Begun => return Poll::Pending,

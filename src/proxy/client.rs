@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::forwarded::Told;
 use crate::error::Kind;
-use crate::snapshot::Listener;
 use crate::snapshot::stats::ParseError;
+use crate::snapshot::{Guest, Listener};
 use crate::timer::TimerSlot;
 use crate::tls::ClientPolicy;
 use crate::upstream::Tunnel;
@@ -39,6 +39,9 @@ pub struct ClientConnection {
     violation: Cell<Option<(u64, &'static str)>>,
     draining_since: Cell<Option<Instant>>,
     expired_since: Cell<Option<Instant>>,
+    /// Its place, which it gives up when it is idle and others need it.
+    guest: Option<Guest>,
+    gives_way: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<PendingTunnel>>,
     timers: TimerSlot,
@@ -134,6 +137,7 @@ impl ClientConnection {
         ends: Ends,
         protocol: Protocol,
         tls: Option<TlsFacts>,
+        guest: Option<Guest>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -152,6 +156,8 @@ impl ClientConnection {
             violation: Cell::new(None),
             draining_since: Cell::new(None),
             expired_since: Cell::new(None),
+            guest,
+            gives_way: Cell::new(false),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             timers: TimerSlot::default(),
@@ -256,6 +262,12 @@ impl ClientConnection {
     /// Counts a request in; its number on this connection, from 1.
     pub fn begin_request(&self) -> u64 {
         self.active.set(self.active.get() + 1);
+        if self.active.get() == 1
+            && let Some(guest) = &self.guest
+        {
+            guest.set_at_work();
+            self.gives_way.set(false);
+        }
         self.requests.set(self.requests.get() + 1);
         self.requests.get()
     }
@@ -264,6 +276,9 @@ impl ClientConnection {
         self.active.set(self.active.get().saturating_sub(1));
         if self.active.get() == 0 {
             self.idle_since.set(now);
+            if let Some(guest) = &self.guest {
+                guest.set_idle();
+            }
             if self.protocol == Protocol::H2 || self.is_refusing.get() {
                 // The connection's own task must begin to count its idle time, or go on to refuse
                 // what came behind this request.
@@ -278,6 +293,23 @@ impl ClientConnection {
 
     pub fn is_active(&self) -> bool {
         self.active.get() > 0
+    }
+
+    /// Waits until the place is needed by others.
+    pub async fn asked_to_give_way(&self) {
+        match &self.guest {
+            Some(guest) => guest.asked().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes that an idle connection is to end at once.
+    pub fn give_way(&self) {
+        self.gives_way.set(!self.is_active());
+    }
+
+    pub fn gives_way(&self) -> bool {
+        self.gives_way.get()
     }
 
     pub fn idle_since(&self) -> Instant {

@@ -1,9 +1,24 @@
 //! The bounds on open client connections: of one listener over all workers, and of the process.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::guests::{Guest, Guests};
+use crate::memory::{Charge, Memory};
+
+/// A listener gets one part in so many of the places that no other has to itself yet.
+const OWN_SHARE: usize = 4;
+/// How long a newcomer waits until others are asked to give way again.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+/// Bytes that all windows of connections over HTTP/2 may have beyond what each has anyway.
+const WINDOW_BYTES_MAX: u64 = 512 << 20;
+/// One connection takes at most one part in so many of what is left of them.
+const WINDOW_SHARE: u64 = 8;
 
 /// Counts connections; that of a listener lives as long as its name.
 #[derive(Debug)]
@@ -11,8 +26,20 @@ pub struct ConnectionLimit {
     open: AtomicUsize,
     max: AtomicUsize,
     closed: Notify,
-    /// That of the process, which counts these as well.
-    of_process: Option<Arc<Self>>,
+    /// So many places of the process are this listener's alone.
+    own: usize,
+    process: Option<Arc<Process>>,
+}
+
+/// The places of a process.
+#[derive(Debug)]
+struct Process {
+    /// Connections beyond those that their listeners have to themselves.
+    open: AtomicUsize,
+    max: AtomicUsize,
+    closed: Notify,
+    guests: Arc<Guests>,
+    windows: Arc<Memory>,
 }
 
 /// An open connection in the counts, until it is dropped.
@@ -20,21 +47,33 @@ pub struct ConnectionLimit {
 pub struct Connected(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
-    /// The bound of a process, which all its listeners share.
+    /// The bound of a process, which all its listeners share; or one without listeners.
     pub fn of_process(max: usize) -> Arc<Self> {
-        Self::with(max, None)
-    }
-
-    pub(super) fn new(max: usize, of_process: &Arc<Self>) -> Arc<Self> {
-        Self::with(max, Some(of_process.clone()))
-    }
-
-    fn with(max: usize, of_process: Option<Arc<Self>>) -> Arc<Self> {
+        let process = Arc::new(Process {
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            closed: Notify::new(),
+            guests: Guests::new(),
+            windows: Memory::new(WINDOW_BYTES_MAX),
+        });
         Arc::new(Self {
             open: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             closed: Notify::new(),
-            of_process,
+            own: usize::MAX,
+            process: Some(process),
+        })
+    }
+
+    pub(super) fn new(max: usize, of_process: &Arc<Self>) -> Arc<Self> {
+        let process = of_process.process.clone();
+        let own = process.as_ref().map_or(usize::MAX, |process| process.reserve(max));
+        Arc::new(Self {
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            closed: Notify::new(),
+            own,
+            process,
         })
     }
 
@@ -47,70 +86,118 @@ impl ConnectionLimit {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Whether it has more connections than places of its own.
+    pub(super) fn is_beyond_its_own(&self) -> bool {
+        self.open() > self.own
+    }
+
     /// Takes a place now, if there is one.
     pub fn try_connect(self: &Arc<Self>) -> Option<Connected> {
-        if !self.count() {
-            return None;
-        }
-        if self.of_process.as_ref().is_none_or(|process| process.count()) {
+        let max = self.max.load(Ordering::Relaxed);
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        // Counted before it is known whether there is a place, so that all counts agree whatever
+        // else comes and goes.
+        let has_place = match &self.process {
+            Some(process) if before >= self.own => {
+                let shared = process.max.load(Ordering::Relaxed);
+                process.open.fetch_add(1, Ordering::Relaxed) < shared
+            }
+            _ => true,
+        };
+        if before < max && has_place {
             return Some(Connected(self.clone()));
         }
-        self.discount();
+        self.give_back();
         None
     }
 
-    /// Waits for a place.
-    pub async fn connect(self: &Arc<Self>) -> Connected {
-        self.counted().await;
-        if let Some(process) = &self.of_process {
-            // Given back if nobody waits any more.
-            let of_listener = Uncounted(self);
-            process.counted().await;
-            std::mem::forget(of_listener);
-        }
-        Connected(self.clone())
+    /// Takes a place out of the counts; whether it was one of those that listeners share.
+    fn give_back(&self) -> bool {
+        let before = self.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(process) = self.process.as_ref().filter(|_| before > self.own) else {
+            return false;
+        };
+        process.open.fetch_sub(1, Ordering::Relaxed);
+        true
     }
 
-    async fn counted(&self) {
+    /// Waits for a place. Idle connections are asked to give way meanwhile.
+    pub async fn connect(self: &Arc<Self>) -> Connected {
         loop {
             let closed = self.closed.notified();
-            if self.count() {
-                return;
+            let of_process = async {
+                match &self.process {
+                    Some(process) => process.closed.notified().await,
+                    None => std::future::pending().await,
+                }
+            };
+            if let Some(connected) = self.try_connect() {
+                return connected;
             }
-            closed.await;
+            self.ask_to_give_way();
+            let either = async {
+                tokio::select! {
+                    () = closed => {}
+                    () = of_process => {}
+                }
+            };
+            let _ = timeout(ASK_INTERVAL, either).await;
         }
     }
 
-    fn discount(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        self.closed.notify_one();
+    fn ask_to_give_way(self: &Arc<Self>) {
+        let Some(process) = &self.process else { return };
+        let is_full = self.open() >= self.max.load(Ordering::Relaxed);
+        if !is_full && process.guests.ask(None) > 0 {
+            return;
+        }
+        process.guests.ask(Some(self));
     }
 
-    fn count(&self) -> bool {
-        let max = self.max.load(Ordering::Relaxed);
-        if self.open.fetch_add(1, Ordering::Relaxed) < max {
-            return true;
+    /// Notes whose connection it is that has a place.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
+        Some(self.process.as_ref()?.guests.enter(self, address))
+    }
+
+    /// As much of `bytes` more for the window of a connection as there is.
+    pub fn window(&self, bytes: u64) -> Option<Charge> {
+        let windows = &self.process.as_ref()?.windows;
+        let left = windows.bytes_max().saturating_sub(windows.used());
+        windows.charge(bytes.min(left / WINDOW_SHARE))
+    }
+}
+
+impl Process {
+    /// Sets places aside that only one listener may take.
+    fn reserve(&self, max: usize) -> usize {
+        let mut own = 0;
+        let _ = self.max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            own = max.min(free / OWN_SHARE);
+            Some(free - own)
+        });
+        own
+    }
+}
+
+impl Drop for ConnectionLimit {
+    fn drop(&mut self) {
+        if let Some(process) = &self.process
+            && self.own != usize::MAX
+        {
+            process.max.fetch_add(self.own, Ordering::Relaxed);
+            process.closed.notify_waiters();
         }
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        false
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.discount();
-        if let Some(process) = &self.0.of_process {
-            process.discount();
+        let limit = &self.0;
+        let was_shared = limit.give_back();
+        limit.closed.notify_one();
+        if was_shared && let Some(process) = &limit.process {
+            process.closed.notify_one();
         }
-    }
-}
-
-/// A place with its listener that has none with the process yet.
-struct Uncounted<'a>(&'a ConnectionLimit);
-
-impl Drop for Uncounted<'_> {
-    fn drop(&mut self) {
-        self.0.discount();
     }
 }
 
@@ -136,16 +223,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listeners_share_the_bound_of_their_process() {
-        let process = ConnectionLimit::of_process(2);
-        let (a, b) = (ConnectionLimit::new(2, &process), ConnectionLimit::new(2, &process));
-        let first = a.try_connect().expect("a free place");
-        let _second = b.try_connect().expect("a free place");
-        assert!(a.try_connect().is_none() && b.try_connect().is_none());
-        assert_eq!((a.open(), b.open(), process.open()), (1, 1, 2));
-        let (third, ()) = tokio::join!(b.connect(), async { drop(first) });
-        assert_eq!((a.open(), b.open(), process.open()), (0, 2, 2));
-        drop(third);
-        assert_eq!(process.open(), 1);
+    async fn listeners_share_the_bound_of_their_process_but_for_places_of_their_own() {
+        let process = ConnectionLimit::of_process(8);
+        let (a, b) = (ConnectionLimit::new(100, &process), ConnectionLimit::new(100, &process));
+        // Two are its own, one is the other's.
+        let mut of_a: Vec<_> = std::iter::from_fn(|| a.try_connect()).collect();
+        assert_eq!(of_a.len(), 7);
+        let own = b.try_connect().expect("a place of its own");
+        assert!(b.try_connect().is_none());
+        let (shared, ()) = tokio::join!(b.connect(), async { drop(of_a.pop()) });
+        assert_eq!((a.open(), b.open()), (6, 2));
+        drop((shared, own));
+        let again = a.try_connect().expect("a place that is free again");
+        drop((again, of_a));
+        assert_eq!((a.open(), b.open()), (0, 0));
+        drop(b);
+        assert_eq!(std::iter::from_fn(|| a.try_connect()).collect::<Vec<_>>().len(), 8);
     }
 }

@@ -30,6 +30,7 @@ mod cloudfront_purges;
 mod collapsing;
 mod compression;
 mod conditions;
+mod connections;
 mod deadlines;
 mod discovery;
 mod examples;

@@ -35,6 +35,7 @@ const ABUSE_FACTOR: usize = 4;
 
 const HEADERS: u8 = 0x1;
 const PRIORITY: u8 = 0x2;
+const GOAWAY: u8 = 0x7;
 const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
 
@@ -153,6 +154,12 @@ impl FrameFilter {
     /// Whether the client has made room for answers, as a reader does, since the last call.
     pub(crate) fn take_room_made(&mut self) -> bool {
         std::mem::take(&mut self.has_made_room)
+    }
+
+    /// A GOAWAY that tells which streams have been served.
+    pub(crate) fn goodbye(&self) -> Vec<u8> {
+        let payload = [self.last_stream.to_be_bytes(), [0; 4]].concat();
+        frame(GOAWAY, 0, 0, &payload)
     }
 
     /// Drops what is ready: h2 reads no more.

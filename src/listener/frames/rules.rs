@@ -343,9 +343,10 @@ mod tests {
         let breaks = |name: &[u8], value: &[u8]| facts(name, value).breaks.is_some();
         for byte in 0..=255_u8 {
             let name = [b'x', byte];
-            assert_eq!(breaks(&name, b""), http::HeaderName::from_lowercase(&name).is_err());
+            // Names and methods that are no tokens are refused whatever the crate says.
+            assert!(breaks(&name, b"") || http::HeaderName::from_lowercase(&name).is_ok());
             assert_eq!(breaks(b"x", &[byte]), http::HeaderValue::from_bytes(&[byte]).is_err());
-            assert_eq!(breaks(b":method", &[byte]), http::Method::from_bytes(&[byte]).is_err());
+            assert!(breaks(b":method", &[byte]) || http::Method::from_bytes(&[byte]).is_ok());
             for rest in ["", "a", ":"] {
                 let host = [&[byte], rest.as_bytes()].concat();
                 assert_eq!(
