@@ -136,7 +136,7 @@ fn an_idle_connection_of_http2_that_gives_way_is_told() {
 fn uploads_that_nobody_reads_leave_room_for_others_on_their_connection() {
     let gate = Gate::default();
     let waits = gate.clone();
-    let origin = Origin::scripted(move |mut call| {
+    let origin = Origin::scripted(move |call| {
         if call.request.target() == "/stalled" {
             return waits.pass();
         }
