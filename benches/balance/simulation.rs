@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::balance::{Lease, Pick, Pool, RetryReason, Rng, Wish, hash_key};
+use headwater::balance::{Lease, Pick, Pool, Reply, RetryReason, Rng, Wish, hash_key};
 use headwater::config;
 use headwater::config::model::PoolSource;
 use http::StatusCode;
@@ -213,7 +213,8 @@ impl Simulation {
     fn done(&mut self, index: usize, work: Work, status: StatusCode, now: Instant) {
         let Work { lease, mut request, sent } = work;
         let endpoint = lease.endpoint().clone();
-        self.pool.responded(&endpoint, status, now - sent, now);
+        let reply = Reply { key: request.key, ..Reply::whole(status, now - sent) };
+        self.pool.responded(&endpoint, reply, now);
         drop(lease);
         self.servers[index].busy -= 1;
         self.servers[index].served += usize::from(request.came >= self.warm);

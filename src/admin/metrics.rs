@@ -213,6 +213,7 @@ mod tests {
     use super::super::ReloadLog;
     use super::super::testing::{certificates, snapshot};
     use super::*;
+    use crate::balance::Reply;
     use crate::cache::status::CacheStatus;
     use crate::compress::Coding;
     use crate::snapshot::stats::Finished;
@@ -265,7 +266,8 @@ mod tests {
             let pool = &backend.balanced().unwrap().pool;
             pool.stats.discovered.answered(now);
             for member in pool.members().iter() {
-                pool.responded(&member.endpoint, StatusCode::OK, Duration::from_millis(1), now);
+                let reply = Reply::whole(StatusCode::OK, Duration::from_millis(1));
+                pool.responded(&member.endpoint, reply, now);
             }
         }
         snapshot

@@ -154,6 +154,10 @@ impl<'a> State<'a> {
         let availability = member.endpoint.availability(now);
         let mut standing = member.endpoint.standing();
         let is_usable = availability == Availability::Usable && member.endpoint.is_resolved();
+        if is_usable && !standing.was_ready() {
+            // What it was like before says nothing: it is tried like a new one.
+            member.endpoint.latency.forget();
+        }
         let ready_since = standing.ready_since(is_usable, now);
         let (steps, next_step) = ready_since.map_or((slow_start::STEPS, None), |since| {
             slow_start::progress(since, slow_start, now)

@@ -1,9 +1,9 @@
 //! One upstream server: its address, what is counted about it, and its standing.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -11,7 +11,10 @@ use tokio::sync::Notify;
 use super::complaints::{Complaints, LastError};
 use super::hash;
 use super::latency::Latency;
+use super::outcome::Outcome;
 use super::queue::Queue;
+use super::record::{Record, Watch};
+use super::shared::Shared;
 use super::standing::{Availability, Circuit, Standing, Verdict};
 use crate::config::model::Address;
 use crate::error::Kind;
@@ -32,6 +35,8 @@ pub struct Endpoint {
     pub(super) seed: u64,
     /// Of its pool.
     pub(super) queue: Arc<Queue>,
+    /// Of its pool.
+    pub(super) watch: Arc<Watch>,
     /// Where to connect, in the order to try; empty while a name does not resolve.
     resolved: ArcSwap<Vec<SocketAddr>>,
     /// Requests leased on all workers.
@@ -47,8 +52,11 @@ pub struct Endpoint {
     /// Idle connections of all workers.
     idle: AtomicUsize,
     pub(super) latency: Latency,
+    pub(super) record: Record,
     /// Failed tries in a row.
     pub(super) failures: AtomicU32,
+    /// Some of them may be the fault of a request.
+    pub(super) is_doubtful: AtomicBool,
     /// Slow answers in a row.
     pub(super) slow: AtomicU32,
     standing: Mutex<Standing>,
@@ -94,7 +102,7 @@ impl Endpoint {
     pub(super) fn new(
         address: Address,
         verdict: Verdict,
-        queue: Arc<Queue>,
+        shared: &Shared,
         before: Option<&Self>,
     ) -> Self {
         let label: Arc<str> = address.to_string().into();
@@ -106,7 +114,8 @@ impl Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             seed: hash::key(label.as_bytes()),
             label,
-            queue,
+            queue: shared.queue.clone(),
+            watch: shared.watch.clone(),
             address,
             resolved: ArcSwap::from_pointee(resolved),
             in_flight: AtomicUsize::new(0),
@@ -116,7 +125,9 @@ impl Endpoint {
             wanted: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             latency: Latency::default(),
+            record: Record::default(),
             failures: AtomicU32::new(0),
+            is_doubtful: AtomicBool::new(false),
             slow: AtomicU32::new(0),
             standing: Mutex::new(Standing::new(verdict)),
             complaints: Complaints::default(),
@@ -221,6 +232,35 @@ impl Endpoint {
     /// Counts a connection as idle unless `max` are.
     pub fn idle_connection(self: &Arc<Self>, max: usize) -> Option<IdleConnection> {
         try_increment(&self.idle, max).then(|| IdleConnection(self.clone()))
+    }
+
+    /// A request of this key was answered well, to the end.
+    #[inline]
+    pub(super) fn succeeded(&self, key: u64) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.is_doubtful.store(false, Ordering::Relaxed);
+        }
+        self.record.follow_good();
+        if let Some(window) = self.watch.window() {
+            self.record.good(key, window);
+        }
+    }
+
+    /// An answer that had begun well ended like this. Who judges endpoints hears of it later.
+    pub(super) fn ended(&self, outcome: Outcome, key: u64, now_millis: u32) {
+        if outcome == Outcome::Good {
+            return self.succeeded(key);
+        }
+        let median = self.watch.median.last().unwrap_or_default();
+        self.latency.observe_at_least(Duration::from_nanos(median as u64), now_millis);
+        self.record.follow_error();
+        if outcome.is_failure() {
+            self.record.failed(key, self.watch.failed(now_millis));
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            self.is_doubtful.store(true, Ordering::Relaxed);
+            self.watch.is_due.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What was said by hand.

@@ -8,10 +8,79 @@ use http::StatusCode;
 use super::endpoint::Endpoint;
 use super::latency::FAILURE_MIN;
 use super::metrics::RetryReason;
+use super::outcome::Outcome;
 use super::outlier::{self, PEERS_MIN, Reason, SLOW_IN_A_ROW};
+use super::pace::{Due, QUICK};
 use super::pool::{Pool, process_clock, process_millis};
+use super::record::Comparison;
 use super::standing::Verdict;
 use crate::config::model::HedgeAfter;
+
+/// Peers that an endpoint is compared with.
+const PEERS_MAX: usize = 32;
+/// Failures between two looks at the peers.
+const JUDGED_EVERY: u32 = 4;
+/// An endpoint that another one outran hangs after so many times what that took, and at least so long.
+const HUNG_FACTOR: u32 = 4;
+const HUNG_MIN: Duration = Duration::from_millis(500);
+
+/// A response head that came.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub outcome: Outcome,
+    /// Of the lease.
+    pub key: u64,
+    pub took: Duration,
+    /// All of the answer has come; otherwise the lease hears of its end.
+    pub is_whole: bool,
+}
+
+impl Reply {
+    /// A whole answer that is what its status says.
+    pub fn whole(status: StatusCode, took: Duration) -> Self {
+        Self { status, outcome: Outcome::of_status(status), key: 0, took, is_whole: true }
+    }
+}
+
+/// A try that brought no answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Failed {
+    pub cause: Cause,
+    /// Of the lease.
+    pub key: u64,
+    pub took: Duration,
+}
+
+/// An answer that came first.
+#[derive(Debug, Clone, Copy)]
+pub struct Outrun {
+    /// How long the other endpoint had been asked without an answer.
+    pub waited: Duration,
+    pub took: Duration,
+}
+
+/// When a second try is made beside the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hedging {
+    Never,
+    After(Duration),
+    /// At the earliest; [`Pool::hedge_due`] tells then.
+    Auto(Duration),
+}
+
+/// Why a try failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Connect,
+    /// The connection ended, or what came is no answer.
+    Reset,
+    Timeout,
+    /// 502, 503 or 504.
+    Unavailable,
+    /// An answer that may be the fault of the request.
+    Answer,
+}
 
 impl Pool {
     /// Takes a retry from the budget.
@@ -26,12 +95,30 @@ impl Pool {
         true
     }
 
-    /// How long a request waits for an answer before a second try is made beside it.
-    pub fn hedge_after(&self) -> Option<Duration> {
-        match self.retry.as_ref()?.hedge_after? {
-            HedgeAfter::Fixed(after) => Some(after),
-            HedgeAfter::Percentile(_) => self.shared.quantile.estimate(),
+    /// When a second try is made beside one that brings no answer.
+    #[inline]
+    pub fn hedging(&self) -> Hedging {
+        let Some(retry) = &self.retry else { return Hedging::Never };
+        match retry.hedge_after {
+            // A second try is a try.
+            Some(HedgeAfter::Auto) if retry.attempts > 1 => Hedging::Auto(self.shared.pace.wait()),
+            Some(HedgeAfter::Fixed(after)) => Hedging::After(after),
+            Some(HedgeAfter::Percentile(_)) => {
+                self.shared.quantile.estimate().map_or(Hedging::Never, Hedging::After)
+            }
+            Some(HedgeAfter::Auto) | None => Hedging::Never,
         }
+    }
+
+    /// Where hedging is automatic: whether a request of this kind that has `waited` so long is worth
+    /// a second try.
+    pub fn hedge_due(&self, kind: u64, waited: Duration, now: Instant) -> Due {
+        self.shared.pace.due(kind, waited, process_millis(now))
+    }
+
+    /// What came of [`Due::Probe`]: how long the first answer took, if there was one.
+    pub fn hedge_found(&self, kind: u64, took: Option<Duration>, now: Instant) {
+        self.shared.pace.found(kind, took, process_millis(now));
     }
 
     /// A connect of a request failed, and `why` in words.
@@ -41,7 +128,8 @@ impl Pool {
             tracing::warn!(pool = %self.name, endpoint = %endpoint.label, reason, "endpoint set aside");
         }
         self.refresh(now);
-        self.failed(endpoint, Duration::ZERO, now);
+        let failed = Failed { cause: Cause::Connect, key: 0, took: Duration::ZERO };
+        self.failed(endpoint, failed, now);
     }
 
     pub fn connect_succeeded(&self, endpoint: &Endpoint, took: Duration, now: Instant) {
@@ -58,46 +146,164 @@ impl Pool {
     }
 
     /// A response head came.
-    pub fn responded(&self, endpoint: &Endpoint, status: StatusCode, took: Duration, now: Instant) {
+    pub fn responded(&self, endpoint: &Endpoint, reply: Reply, now: Instant) {
+        let Reply { status, took, key, .. } = reply;
         endpoint.stats.codes.local().increment(status);
         self.stats.duration.observe(took);
         self.follow(took);
-        if matches!(
-            status,
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-        ) {
-            self.failed(endpoint, took, now);
-            return;
+        let retried = self.retry.as_ref().is_some_and(|retry| retry.on_statuses.contains(status));
+        let outcome = if retried { reply.outcome.max(Outcome::Failed) } else { reply.outcome };
+        let now_millis = process_millis(now);
+        match outcome {
+            Outcome::Good => {
+                endpoint.latency.observe(took, now_millis);
+                if reply.is_whole {
+                    endpoint.succeeded(key);
+                }
+                self.judge_speed(endpoint, took, now);
+            }
+            Outcome::Declined => {
+                endpoint.latency.observe_error(took, self.median(now), now_millis);
+                endpoint.record.follow_error();
+                // It serves.
+                endpoint.failures.store(0, Ordering::Relaxed);
+            }
+            Outcome::Failed => {
+                let median = Duration::from_nanos(self.median(now) as u64);
+                endpoint.latency.observe(took.max(median), now_millis);
+                self.count_failure(endpoint, Cause::Answer, key, now);
+            }
+            Outcome::Unavailable => {
+                self.failed(endpoint, Failed { cause: Cause::Unavailable, key, took }, now);
+            }
         }
-        endpoint.latency.observe(took, process_millis(now));
-        if endpoint.failures.load(Ordering::Relaxed) != 0 {
-            endpoint.failures.store(0, Ordering::Relaxed);
+        if self.shared.watch.window().is_some() {
+            self.watch(now);
         }
-        self.judge_speed(endpoint, took, now);
     }
 
-    /// Another endpoint answered first: this one had not, after so long.
-    pub fn outrun(&self, endpoint: &Endpoint, waited: Duration, now: Instant) {
+    /// The median of the latencies in nanoseconds; 0 where none is known.
+    fn median(&self, now: Instant) -> f32 {
+        let now_millis = process_millis(now);
+        let work_out = || self.current(now).median_latency(now_millis).map(|(median, _)| median);
+        let median = self.shared.watch.median.get(now_millis, work_out);
+        median.map_or(0.0, |median| median.as_nanos() as f32)
+    }
+
+    /// Another endpoint answered first, which `took` so long: this one had not, after having `waited`
+    /// far longer in the case of one that hangs, which counts like a timeout.
+    pub fn outrun(&self, endpoint: &Endpoint, key: u64, outrun: Outrun, now: Instant) {
+        let Outrun { waited, took } = outrun;
         endpoint.latency.observe_at_least(waited, process_millis(now));
         self.follow(waited);
+        if waited >= HUNG_MIN.max(HUNG_FACTOR * took) {
+            self.count_failure(endpoint, Cause::Timeout, key, now);
+        }
     }
 
     /// Where hedging goes by a percentile, one more sample of it.
+    #[inline]
     fn follow(&self, took: Duration) {
-        if let Some(HedgeAfter::Percentile(percentile)) =
-            self.retry.as_ref().and_then(|retry| retry.hedge_after)
-        {
-            self.shared.quantile.observe(took, percentile);
+        match self.retry.as_ref().and_then(|retry| retry.hedge_after) {
+            Some(HedgeAfter::Percentile(percentile)) => {
+                self.shared.quantile.observe(took, percentile);
+            }
+            // What took longer is told with its kind.
+            Some(HedgeAfter::Auto) if took < QUICK => self.shared.pace.quick(),
+            _ => {}
         }
     }
 
+    /// Whether [`Self::took_long`] wants to hear of an answer.
+    #[inline]
+    pub fn minds_pace(&self, took: Duration) -> bool {
+        let hedge_after = self.retry.as_ref().and_then(|retry| retry.hedge_after);
+        took >= QUICK && hedge_after == Some(HedgeAfter::Auto)
+    }
+
+    /// An answer to a request of this kind took long.
+    pub fn took_long(&self, kind: u64, endpoint: &Endpoint, took: Duration, now: Instant) {
+        self.shared.pace.slow(kind, endpoint.id, took, process_millis(now));
+    }
+
     /// A try failed: no connection, a reset before the head, no first byte in time, or a 502, 503
-    /// or 504. Enough of them in a row eject the endpoint.
-    pub fn failed(&self, endpoint: &Endpoint, took: Duration, now: Instant) {
+    /// or 504.
+    pub fn failed(&self, endpoint: &Endpoint, failed: Failed, now: Instant) {
+        let Failed { cause, key, took } = failed;
         endpoint.latency.observe(took.max(FAILURE_MIN), process_millis(now));
-        let failures = endpoint.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.outlier.as_ref().is_some_and(|outlier| failures >= outlier.failures) {
-            self.eject(endpoint, Reason::Failures, now);
+        self.count_failure(endpoint, cause, key, now);
+    }
+
+    fn count_failure(&self, endpoint: &Endpoint, cause: Cause, key: u64, now: Instant) {
+        endpoint.record.follow_error();
+        let window = self.shared.watch.failed(process_millis(now));
+        let alike = endpoint.record.failed(key, window);
+        let in_a_row = endpoint.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if cause == Cause::Answer {
+            endpoint.is_doubtful.store(true, Ordering::Relaxed);
+        }
+        // Looking at all peers is dear.
+        let is_many = self.outlier.as_ref().is_some_and(|outlier| outlier.failures == in_a_row);
+        if is_many || in_a_row.is_multiple_of(JUDGED_EVERY) || alike.is_multiple_of(JUDGED_EVERY) {
+            self.judge(endpoint, cause, now);
+        }
+    }
+
+    /// While somebody fails: what ended where nobody judges is judged, and old windows end.
+    fn watch(&self, now: Instant) {
+        let watch = &self.shared.watch;
+        let answers = |window| {
+            let members = self.members();
+            members.iter().map(|it| it.endpoint.record.of(window).answers).sum()
+        };
+        watch.roll(|| watch.window().map_or(0, answers), process_millis(now));
+        if watch.is_due.load(Ordering::Relaxed) && watch.is_due.swap(false, Ordering::Relaxed) {
+            // Else the next answers would each look at all of it.
+            self.median(now);
+            for member in self.members().iter() {
+                if member.endpoint.failures.load(Ordering::Relaxed) > 0 {
+                    self.judge(&member.endpoint, Cause::Answer, now);
+                }
+            }
+        }
+    }
+
+    /// Ejects an endpoint that fails in a row, or far more often than its peers. What may be the
+    /// fault of the requests counts only where they succeed with the peers; where those fail as
+    /// well, nobody is ejected.
+    fn judge(&self, endpoint: &Endpoint, cause: Cause, now: Instant) {
+        let (Some(outlier), Some(window)) = (&self.outlier, self.shared.watch.window()) else {
+            return;
+        };
+        let own = endpoint.record.of(window);
+        let (in_a_row, failed) = (endpoint.failures.load(Ordering::Relaxed), own.failed());
+        let is_many = in_a_row >= outlier.failures;
+        if !(is_many || failed >= outlier.failures)
+            || endpoint.standing().ejection_left(now).is_some()
+        {
+            return;
+        }
+        let members = self.members();
+        let at = members.iter().position(|it| it.endpoint.id == endpoint.id).unwrap_or_default();
+        let peers: Vec<_> = (1..members.len())
+            .map(|step| &members[(at + step) % members.len()].endpoint)
+            .take(PEERS_MAX)
+            .map(|peer| peer.record.of(window))
+            .collect();
+        let comparison = Comparison::of(&own, &peers, self.hash_on().is_some());
+        let is_doubtful = endpoint.is_doubtful.load(Ordering::Relaxed);
+        let is_out = match is_many {
+            true if is_doubtful => comparison.is_own(outlier.failures),
+            true => !comparison.is_alike(),
+            false => false,
+        };
+        if is_out || comparison.is_outlier(outlier.failures) {
+            let reason = match cause {
+                Cause::Timeout => Reason::Timeouts,
+                _ if is_doubtful => Reason::Errors,
+                _ => Reason::Failures,
+            };
+            self.eject(endpoint, reason, now);
         }
     }
 
@@ -130,7 +336,10 @@ impl Pool {
         {
             return;
         }
-        endpoint.failures.store(0, Ordering::Relaxed);
+        // Back, it has to show that it works: the next failure ejects it again.
+        endpoint.failures.store(outlier.failures - 1, Ordering::Relaxed);
+        endpoint.is_doubtful.store(false, Ordering::Relaxed);
+        endpoint.record.forget();
         endpoint.slow.store(0, Ordering::Relaxed);
         endpoint.standing().eject(now, outlier.eject_for, reason);
         endpoint.stats.ejections.increment();
@@ -192,7 +401,86 @@ mod tests {
     use crate::balance::Availability;
     use crate::config::model::Balance;
 
-    const QUICK: Duration = Duration::from_millis(1);
+    const SHORT: Duration = Duration::from_millis(1);
+    const RESET: Failed = Failed { cause: Cause::Reset, key: 0, took: Duration::ZERO };
+
+    fn answered(status: StatusCode, key: u64) -> Reply {
+        Reply { key, ..Reply::whole(status, SHORT) }
+    }
+
+    #[test]
+    fn one_that_answers_500_where_its_peers_do_not_is_ejected_and_a_crashing_url_ejects_nobody() {
+        for is_everywhere in [false, true] {
+            for balance in [Balance::Ewma, Balance::RoundRobin, Balance::LeastRequests] {
+                let pool = pool(balance, &[1, 1, 1]);
+                let now = Instant::now();
+                for _ in 0..12 {
+                    for (index, member) in pool.members().iter().enumerate() {
+                        let crashes = is_everywhere || index == 0;
+                        let status = if crashes { 500 } else { 200 };
+                        let status = StatusCode::from_u16(status).expect("a status");
+                        pool.responded(&member.endpoint, answered(status, 1 << 60), now);
+                        pool.responded(&member.endpoint, answered(StatusCode::OK, 0), now);
+                    }
+                }
+                let standing = pool.members()[0].endpoint.standing().clone();
+                let is_ejected = standing.ejection_left(now).is_some();
+                assert_eq!(is_ejected, !is_everywhere);
+                assert!(is_everywhere || standing.ejection_reason() == Some(Reason::Errors));
+                assert_eq!(pool.candidates(now).members.len(), 3 - usize::from(is_ejected));
+            }
+        }
+    }
+
+    #[test]
+    fn where_all_resets_happen_everywhere_nobody_is_ejected() {
+        let pool = pool(Balance::RoundRobin, &[1, 1, 1]);
+        let now = Instant::now();
+        for _ in 0..20 {
+            for member in pool.members().iter() {
+                pool.failed(&member.endpoint, RESET, now);
+            }
+        }
+        assert_eq!(pool.candidates(now).members.len(), 3);
+    }
+
+    #[test]
+    fn timeouts_are_a_reason_of_their_own() {
+        let pool = pool(Balance::RoundRobin, &[1, 1, 1]);
+        let now = Instant::now();
+        let hung = pool.members()[0].endpoint.clone();
+        let outrun = Outrun { waited: Duration::from_secs(1), took: SHORT };
+        for _ in 0..5 {
+            assert!(hung.standing().ejection_left(now).is_none());
+            pool.outrun(&hung, 0, outrun, now);
+        }
+        assert_eq!(hung.standing().ejection_reason(), Some(Reason::Timeouts));
+        // Back, one more is enough.
+        let later = now + Duration::from_secs(31);
+        assert!(hung.standing().ejection_left(later).is_none());
+        pool.outrun(&hung, 0, outrun, later);
+        assert!(hung.standing().ejection_left(later).is_some());
+    }
+
+    #[test]
+    fn the_end_of_an_answer_counts_and_not_only_its_head() {
+        let pool = pool(Balance::RoundRobin, &[1, 1, 1]);
+        let now = Instant::now();
+        let rng = crate::balance::Rng::seeded(1);
+        let cutting = pool.members()[0].endpoint.id;
+        for _ in 0..40 {
+            let mut lease = super::super::testing::lease(&pool, &rng, &Default::default());
+            let endpoint = lease.endpoint().clone();
+            let reply = Reply { is_whole: false, ..answered(StatusCode::OK, 0) };
+            pool.responded(&endpoint, reply, now);
+            lease.begun();
+            if endpoint.id == cutting {
+                lease.ended(Some(Outcome::Failed), now);
+            }
+        }
+        assert_eq!(pool.members()[0].endpoint.standing().ejection_reason(), Some(Reason::Errors));
+        assert_eq!(pool.candidates(now).members.len(), 2);
+    }
 
     #[test]
     fn five_failures_in_a_row_eject_and_a_success_between_starts_over() {
@@ -201,10 +489,10 @@ mod tests {
         let now = Instant::now();
         for round in 0..9 {
             let status = if round == 4 { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-            pool.responded(&endpoint, status, QUICK, now);
+            pool.responded(&endpoint, Reply::whole(status, SHORT), now);
         }
         assert!(endpoint.standing().ejection_left(now).is_none());
-        pool.responded(&endpoint, StatusCode::BAD_GATEWAY, QUICK, now);
+        pool.responded(&endpoint, Reply::whole(StatusCode::BAD_GATEWAY, SHORT), now);
         assert!(endpoint.standing().ejection_left(now).is_some());
         assert_eq!(pool.candidates(now).members.len(), 1);
     }
@@ -215,7 +503,7 @@ mod tests {
         let now = Instant::now();
         for member in pool.members().iter() {
             for _ in 0..5 {
-                pool.failed(&member.endpoint, Duration::ZERO, now);
+                pool.failed(&member.endpoint, RESET, now);
             }
         }
         let ejected = pool
@@ -236,7 +524,7 @@ mod tests {
         let now = Instant::now();
         let pool = Pool::build(&spec, &endpoints, None, None, now);
         for member in pool.members().iter() {
-            pool.failed(&member.endpoint, Duration::ZERO, now);
+            pool.failed(&member.endpoint, RESET, now);
         }
         assert_eq!(pool.candidates(now).members.len(), 1);
     }
@@ -247,12 +535,8 @@ mod tests {
         let members = pool.members();
         let now = Instant::now();
         let answer = |index: usize, took| {
-            pool.responded(
-                &members[index].endpoint,
-                StatusCode::OK,
-                Duration::from_millis(took),
-                now,
-            );
+            let reply = Reply::whole(StatusCode::OK, Duration::from_millis(took));
+            pool.responded(&members[index].endpoint, reply, now);
         };
         for index in 0..4 {
             answer(index, 10);
@@ -278,7 +562,8 @@ mod tests {
         let now = Instant::now();
         for _ in 0..3 * SLOW_IN_A_ROW {
             for member in pool.members().iter() {
-                pool.responded(&member.endpoint, StatusCode::OK, Duration::from_secs(2), now);
+                let slow = Reply::whole(StatusCode::OK, Duration::from_secs(2));
+                pool.responded(&member.endpoint, slow, now);
             }
         }
         assert_eq!(pool.candidates(now).members.len(), 4);
@@ -311,14 +596,19 @@ mod tests {
             let pool = Pool::build(&spec, &endpoints, None, None, now);
             for _ in 0..2000 {
                 let endpoint = pool.members()[0].endpoint.clone();
-                pool.responded(&endpoint, StatusCode::OK, Duration::from_millis(10), now);
+                let reply = Reply::whole(StatusCode::OK, Duration::from_millis(10));
+                pool.responded(&endpoint, reply, now);
             }
-            pool.hedge_after()
+            pool.hedging()
         };
-        assert_eq!(hedge_after(None), None);
+        assert_eq!(hedge_after(None), Hedging::Never);
+        let second = Duration::from_secs(1);
+        assert_eq!(hedge_after(Some(HedgeAfter::Auto)), Hedging::Auto(second));
         let fixed = Duration::from_millis(50);
-        assert_eq!(hedge_after(Some(HedgeAfter::Fixed(fixed))), Some(fixed));
-        let p95 = hedge_after(Some(HedgeAfter::Percentile(95))).expect("enough samples");
+        assert_eq!(hedge_after(Some(HedgeAfter::Fixed(fixed))), Hedging::After(fixed));
+        let Hedging::After(p95) = hedge_after(Some(HedgeAfter::Percentile(95))) else {
+            unreachable!("enough samples")
+        };
         assert!((8..=13).contains(&p95.as_millis()), "{p95:?}");
     }
 }

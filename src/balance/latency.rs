@@ -9,6 +9,10 @@ use std::time::Duration;
 
 /// Time constant of the decay, in milliseconds.
 const TAU_MILLIS: f32 = 10_000.0;
+/// What of the average the next sample leaves at most.
+const KEEP_MAX: f32 = 0.95;
+/// How far an error that is quick takes the average of an endpoint that is quicker than the median.
+const ERROR_PULL: f32 = 0.05;
 /// What a failed try counts at least.
 pub(super) const FAILURE_MIN: Duration = Duration::from_secs(1);
 
@@ -36,12 +40,31 @@ impl Latency {
                 sample
             } else {
                 let keep = (-(now_millis.saturating_sub(at) as f32) / TAU_MILLIS).exp();
-                // Samples within one millisecond would count nothing at all otherwise.
-                let keep = keep.min(0.99);
+                // Samples within one millisecond would count nothing at all otherwise, and a single
+                // hiccup should not take a quick endpoint's requests away for long.
+                let keep = keep.min(KEEP_MAX);
                 average * keep + sample * (1.0 - keep)
             };
             Some(pack(next, now_millis))
         });
+    }
+
+    /// Knows nothing any more: it was out for a while.
+    pub(super) fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// An error, which is quick because nothing was done: it counts as no faster than the `median`,
+    /// in nanoseconds. The average of an endpoint that is faster goes there by and by.
+    pub(super) fn observe_error(&self, sample: Duration, median: f32, now_millis: u32) {
+        let at_least = Duration::from_nanos(median as u64);
+        match self.nanos(now_millis) {
+            Some(average) if average < median && sample < at_least => {
+                let next = average + (median - average) * ERROR_PULL;
+                self.0.store(pack(next, now_millis), Ordering::Relaxed);
+            }
+            _ => self.observe(sample.max(at_least), now_millis),
+        }
     }
 
     /// A sample that is only a lower bound: it may raise the average, never lower it.
@@ -96,6 +119,24 @@ mod tests {
         latency.observe(Duration::from_secs(1), 0);
         let after = latency.nanos(30_000).expect("sampled");
         assert!(after < 6e7, "{after}");
+    }
+
+    #[test]
+    fn an_error_is_no_faster_than_the_median() {
+        let millis = |latency: &Latency| latency.nanos(0).expect("sampled") / 1e6;
+        let latency = Latency::default();
+        latency.observe_error(Duration::ZERO, 2e7, 0);
+        assert_eq!(millis(&latency), 20.0);
+        let quick = Latency::default();
+        quick.observe(Duration::from_millis(10), 0);
+        quick.observe_error(Duration::ZERO, 2e7, 0);
+        assert!((10.0..11.0).contains(&millis(&quick)), "{}", millis(&quick));
+        for _ in 0..100 {
+            quick.observe_error(Duration::ZERO, 2e7, 0);
+        }
+        assert!((19.0..=20.1).contains(&millis(&quick)), "{}", millis(&quick));
+        quick.observe_error(Duration::from_millis(90), 2e7, 0);
+        assert_eq!(millis(&quick), 90.0);
     }
 
     #[test]

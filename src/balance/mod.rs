@@ -24,8 +24,11 @@ mod zones;
 mod complaints;
 mod endpoint;
 mod latency;
+mod outcome;
 mod outlier;
+mod pace;
 mod quantile;
+mod record;
 
 // The pool, in the order of its use.
 mod discovered;
@@ -51,9 +54,12 @@ pub use discovered::{Discovered, Ignored, LookupResult};
 pub use endpoint::{
     Endpoint, EndpointStats, IdleConnection, Manual, OpenConnection, WantedConnection,
 };
+pub use facts::{Cause, Failed, Hedging, Outrun, Reply};
 pub use hash::key as hash_key;
 pub use metrics::{PoolStats, RetryReason, StickyResult};
+pub use outcome::Outcome;
 pub use outlier::Reason;
+pub use pace::Due;
 pub use pick::{Lease, Pick, Wish};
 pub use pool::{Pool, Previous, process_millis};
 pub use queue::{Place, QueueFull};

@@ -23,13 +23,23 @@ const TYPICAL_AGE_MILLIS: u32 = 500;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     Failures,
+    Timeouts,
+    Errors,
     Slow,
 }
 
 impl Reason {
+    /// Whether a good check speaks against it: one that is answered in time and well while requests
+    /// are not says nothing.
+    pub(super) fn yields_to_checks(self) -> bool {
+        matches!(self, Self::Failures | Self::Slow)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failures => "too many failures in a row",
+            Self::Timeouts => "its requests time out",
+            Self::Errors => "fails far more often than the others",
             Self::Slow => "much slower than the others",
         }
     }
@@ -62,6 +72,12 @@ pub(super) fn may_eject(
 pub(super) struct Typical(AtomicU64);
 
 impl Typical {
+    /// As it was worked out last.
+    pub(super) fn last(&self) -> Option<f32> {
+        let packed = self.0.load(Ordering::Relaxed);
+        (packed != 0).then(|| f32::from_bits((packed >> 32) as u32))
+    }
+
     pub(super) fn get(
         &self,
         now_millis: u32,

@@ -173,9 +173,9 @@ impl Pool {
         known: &Known,
         now: Instant,
     ) -> Arc<Endpoint> {
-        let (address, queue) = (spec.address.clone(), self.shared.queue.clone());
-        let new =
-            Endpoint::new(address, verdict, queue, before.map(|before| &**before)).of(&self.name);
+        let address = spec.address.clone();
+        let before = before.map(|before| &**before);
+        let new = Endpoint::new(address, verdict, &self.shared, before).of(&self.name);
         if known.members.is_empty() {
             // With all endpoints new, none has more to begin with than another.
             let ready_since = now.checked_sub(self.terms.slow_start).unwrap_or(now);

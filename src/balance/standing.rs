@@ -143,6 +143,11 @@ impl Standing {
         self.ready_since = Some(since);
     }
 
+    /// Whether it was usable when somebody looked last.
+    pub(super) fn was_ready(&self) -> bool {
+        self.ready_since.is_some()
+    }
+
     /// Since when it has been usable, given that it is now, or is not.
     pub(super) fn ready_since(&mut self, is_usable: bool, now: Instant) -> Option<Instant> {
         self.ready_since = is_usable.then(|| self.ready_since.unwrap_or(now));
@@ -187,11 +192,11 @@ impl Standing {
         [aside, ejection].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    /// A probe succeeded. It ends a set-aside and halves what is left of an ejection; the verdict
-    /// turns by `healthy_after`.
+    /// A probe succeeded. It ends a set-aside and halves what is left of an ejection, if that is
+    /// not for what requests alone can find out; the verdict turns by `healthy_after`.
     pub fn probe_succeeded(&mut self, health: &model::Health, now: Instant) {
         self.aside = None;
-        if let Some(ejection) = &mut self.ejection {
+        if let Some(ejection) = self.ejection.as_mut().filter(|it| it.reason.yields_to_checks()) {
             ejection.until -= ejection.until.saturating_duration_since(now) / 2;
         }
         match self.verdict {
@@ -466,6 +471,17 @@ mod tests {
         assert_eq!(left, [18, 7, 1]);
         assert_eq!(standing.availability(now + Duration::from_secs(14)), Availability::Usable);
         assert_eq!(standing.ejection_reason(), Some(Reason::Slow));
+    }
+
+    #[test]
+    fn a_good_probe_does_not_shorten_the_ejection_of_one_whose_requests_time_out_or_fail() {
+        let (now, base) = (Instant::now(), Duration::from_secs(40));
+        for reason in [Reason::Timeouts, Reason::Errors] {
+            let mut standing = Standing::new(Verdict::Healthy);
+            standing.eject(now, base, reason);
+            standing.probe_succeeded(&health(2, 3), now);
+            assert_eq!(standing.ejection_left(now).map(|(left, _)| left), Some(base));
+        }
     }
 
     #[test]

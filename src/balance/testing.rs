@@ -8,6 +8,7 @@ use super::endpoint::Endpoint;
 use super::pick::{Lease, Pick, Wish};
 use super::pool::Pool;
 use super::rng::Rng;
+use super::shared::Shared;
 use super::standing::Verdict;
 use crate::config::model::{
     self, Address, Balance, DnsRules, EndpointSpec, PoolBuffers, PoolLimits, PoolSource,
@@ -20,7 +21,7 @@ pub(super) fn address(port: u16) -> Address {
 
 /// A member with an endpoint of its own, of weight 1.
 pub(super) fn member(port: u16) -> Member {
-    let endpoint = Endpoint::new(address(port), Verdict::Unknown, Arc::default(), None);
+    let endpoint = Endpoint::new(address(port), Verdict::Unknown, &Shared::default(), None);
     Member { endpoint: Arc::new(endpoint), weight: 1, backup: false, zone: None, tag: None }
 }
 

@@ -154,7 +154,7 @@ pub(super) fn retry(table: Table<'_>) -> Retry {
         on_timeout: on.iter().any(|cause| matches!(cause, Cause::Timeout)),
         on_statuses: StatusSet(statuses.collect()),
         budget: table.percentage("budget", 0.2),
-        hedge_after: table.read("hedge_after", hedge_after),
+        hedge_after: table.read("hedge_after", hedge_after).unwrap_or(Some(HedgeAfter::Auto)),
     };
     table.finish();
     retry
@@ -178,24 +178,30 @@ fn cause(value: &Value<'_>) -> Option<Cause> {
     value.status_range(&FAILED_STATUSES).map(|(low, high)| Cause::Statuses(low, high))
 }
 
-/// A percentile of the pool's latency, or a duration.
-fn hedge_after(value: &Value<'_>) -> Option<HedgeAfter> {
+/// `auto`, a percentile of the pool's latency, a duration, or `off`.
+fn hedge_after(value: &Value<'_>) -> Option<Option<HedgeAfter>> {
     if !value.is_string() {
         value.expected("a percentile or a duration", "\"p95\"");
         return None;
     }
     value.parse("a percentile or a duration", "\"p95\"", |text| {
+        match text {
+            "auto" => return Ok(Some(HedgeAfter::Auto)),
+            "off" => return Ok(None),
+            _ => {}
+        }
         let Some(percentile) = text.strip_prefix('p') else {
-            let after = units::duration(text)
-                .map_err(|invalid| invalid.help("write \"p95\", or a duration such as \"50ms\""))?;
+            let after = units::duration(text).map_err(|invalid| {
+                invalid.help("write \"auto\", \"off\", \"p95\", or a duration such as \"50ms\"")
+            })?;
             if !TIMEOUT.contains(&after) {
                 return Err(Invalid::new(format!("{text:?} is out of range"))
                     .help("it must be from 1ms to 1d"));
             }
-            return Ok(HedgeAfter::Fixed(after));
+            return Ok(Some(HedgeAfter::Fixed(after)));
         };
         match percentile.parse() {
-            Ok(percentile @ 1..=99) => Ok(HedgeAfter::Percentile(percentile)),
+            Ok(percentile @ 1..=99) => Ok(Some(HedgeAfter::Percentile(percentile))),
             _ => Err(Invalid::new(format!("{text:?} is not a percentile"))
                 .help("write \"p95\", or another from p1 to p99")),
         }
@@ -266,15 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn hedging_is_off_by_default_and_after_a_percentile_or_a_time() {
+    fn hedging_is_automatic_by_default_or_after_a_percentile_or_a_time_or_off() {
         let after = |text: &str| pool(text).retry.unwrap().hedge_after;
-        assert_eq!(after(""), None);
+        assert_eq!(after(""), Some(HedgeAfter::Auto));
+        assert_eq!(after("retry.hedge_after = \"auto\""), Some(HedgeAfter::Auto));
+        assert_eq!(after("retry.hedge_after = \"off\""), None);
         assert_eq!(after("retry.hedge_after = \"p95\""), Some(HedgeAfter::Percentile(95)));
         let fixed = HedgeAfter::Fixed(Duration::from_millis(50));
         assert_eq!(after("retry.hedge_after = \"50ms\""), Some(fixed));
         for (value, message) in [
             ("\"p100\"", "\"p100\" is not a percentile"),
-            ("\"soon\"", "help: write \"p95\", or a duration"),
+            ("\"soon\"", "help: write \"auto\", \"off\", \"p95\", or a duration"),
             ("\"0s\"", "it must be from 1ms to 1d"),
             ("95", "must be a percentile or a duration, not an integer"),
         ] {

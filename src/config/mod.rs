@@ -440,7 +440,7 @@ pool = "app"
                     on_timeout: false,
                     on_statuses: StatusSet(vec![(502, 504)]),
                     budget: 0.2,
-                    hedge_after: None,
+                    hedge_after: Some(HedgeAfter::Auto),
                 }),
                 timeouts: PoolTimeouts {
                     connect: seconds(1),

@@ -30,10 +30,10 @@ impl Named {
     }
 }
 
-/// The hash of what the pool's `hash_on` names; 0 where it hashes on nothing. Without the field or
+/// The hash of what the pool's `hash_on` names; of the path where it hashes on nothing. Without the field or
 /// the cookie it is the client's address, which is counted.
 pub(super) fn key(pool: &Pool, outgoing: &Outgoing) -> u64 {
-    let Some(hash_on) = pool.hash_on() else { return 0 };
+    let Some(hash_on) = pool.hash_on() else { return hash_key(outgoing.uri.path().as_bytes()) };
     let of_client = || outgoing.asker.as_ref().map_or(0, |asker| of_address(asker.ip));
     let part = match hash_on {
         HashOn::ClientIp => return of_client(),

@@ -14,15 +14,17 @@ use super::forward::{Answer, Outgoing, Upgraded};
 use super::headers;
 use super::local::Local;
 use super::retry::Failure;
-use crate::balance::{Endpoint, Lease};
+use crate::balance::{
+    Cause, Endpoint, Failed as FailedTry, Lease, Outcome, Outrun, Reply, hash_key,
+};
 use crate::body::Body;
 use crate::config::model::Protocol;
 use crate::error::{Error, Kind, Origin};
 use crate::snapshot::Balanced;
 use crate::timer::{SlotTimer, TimerSlot};
 use crate::upstream::{
-    AheadBody, Connection, Deadlines, Keep, RequestHead, ResponseBody, ResponseHead, SendError,
-    Sent, Wire, shown, why_failed,
+    AheadBody, Connection, Deadlines, Keep, Nudge, RequestHead, ResponseBody, ResponseHead,
+    SendError, Sent, Wire, shown, why_failed,
 };
 
 /// How long the head of an answer is held back for the first part of its body.
@@ -40,6 +42,8 @@ pub(super) struct Sending<'a> {
     /// Of the task that waits.
     pub(super) timers: &'a TimerSlot,
     pub(super) is_idempotent: bool,
+    /// For the first try, where a second one may be made beside it.
+    pub(super) nudge: Nudge,
 }
 
 /// An answer, and how long its first byte took.
@@ -89,6 +93,7 @@ impl Sending<'_> {
             headers: &outgoing.headers,
             upgrade: outgoing.upgrade.as_ref().map(|upgrade| &upgrade.protocol),
             timeout_millis: self.time_left(started),
+            nudge: &self.nudge,
         };
         let upload = outgoing.upload.as_ref().filter(|upload| !upload.is_empty());
         match connection.send(&head, upload, &self.deadlines, started, &mut timer).await {
@@ -97,8 +102,8 @@ impl Sending<'_> {
                 let now = Instant::now();
                 let is_to_blame = error.kind.origin() == Origin::Upstream;
                 if is_to_blame && !(was_resting && error.is_unwritten) {
-                    let pool = &self.balanced.pool;
-                    pool.failed(lease.endpoint(), now - started, now.into_std());
+                    let failed = failed(error.kind, &lease, now - started);
+                    self.balanced.pool.failed(lease.endpoint(), failed, now.into_std());
                 }
                 let mut failed = unsent(error, was_resting);
                 self.complain(lease.endpoint(), &mut failed, now);
@@ -189,16 +194,18 @@ impl Sending<'_> {
         let (took, now) = (came - started, came.into_std());
         let pool = &self.balanced.pool;
         let status = sent.head.status;
+        let reply = Reply { key: lease.key(), ..Reply::whole(status, took) };
+        self.note_pace(lease.endpoint(), took, now);
         let answer = if sent.is_upgrade() {
             if !is_wanted_upgrade(&sent.head, self.outgoing) {
-                pool.failed(lease.endpoint(), took, now);
+                pool.failed(lease.endpoint(), failed(Kind::BadResponse, &lease, took), now);
                 let rule = "it changes to a protocol that was not asked for";
                 let error = Error::caused(Kind::BadResponse, rule);
-                let mut failed = Failed::new(error, Failure::Final(Kind::BadResponse));
-                self.complain(lease.endpoint(), &mut failed, came);
-                return Err(failed);
+                let mut end = Failed::new(error, Failure::Final(Kind::BadResponse));
+                self.complain(lease.endpoint(), &mut end, came);
+                return Err(end);
             }
-            pool.responded(lease.endpoint(), status, took, now);
+            pool.responded(lease.endpoint(), reply, now);
             upgraded(sent, lease)
         } else {
             lease.end_tunnel();
@@ -208,22 +215,23 @@ impl Sending<'_> {
             *response.body_mut() = match connection.take_whole_body() {
                 Some(whole) => {
                     self.local.connections.give_back(connection, keep, came);
-                    pool.responded(lease.endpoint(), status, took, now);
+                    pool.responded(lease.endpoint(), reply, now);
                     whole.into()
                 }
                 None => {
                     let endpoint = lease.endpoint().clone();
+                    let broken = failed(Kind::Reset, &lease, took);
                     let (home, deadlines) = (self.local.connections.clone(), self.deadlines);
                     let wire = Wire::H1 { connection, home, keep };
                     let body = ResponseBody::new(wire, lease, deadlines, timer);
                     // Boxed: most answers have come whole, and every waiting request carries this.
-                    match Box::pin(self.begun(body)).await {
-                        Ok(body) => {
-                            pool.responded(&endpoint, status, took, now);
+                    match Box::pin(self.begun(body, reply)).await {
+                        Ok((body, reply)) => {
+                            pool.responded(&endpoint, reply, now);
                             body
                         }
                         Err(error) => {
-                            pool.failed(&endpoint, took, now);
+                            pool.failed(&endpoint, broken, now);
                             let error = Error::caused(Kind::Reset, error);
                             let failure = Failure::Reset;
                             return Err(Failed {
@@ -239,6 +247,24 @@ impl Sending<'_> {
             Answer::Response(response)
         };
         self.judged(Answered { answer, took }, status)
+    }
+
+    /// Some answers take long because of what was asked.
+    pub(super) fn note_pace(&self, endpoint: &Endpoint, took: Duration, now: std::time::Instant) {
+        let pool = &self.balanced.pool;
+        if pool.minds_pace(took) {
+            pool.took_long(self.kind(), endpoint, took, now);
+        }
+    }
+
+    /// What tells the pace of a request: its method, and its path without what looks like a number.
+    pub(super) fn kind(&self) -> u64 {
+        let is_number = |segment: &&str| !segment.bytes().any(|byte| byte.is_ascii_digit());
+        let segments = self.outgoing.uri.path().split('/').filter(is_number);
+        let method = hash_key(self.outgoing.method.as_str().as_bytes());
+        segments.fold(method, |kind, segment| {
+            hash_key(&(kind ^ hash_key(segment.as_bytes())).to_le_bytes())
+        })
     }
 
     /// Some statuses are failures.
@@ -290,23 +316,49 @@ impl Sending<'_> {
         stated.map_or(self.keepalive, |stated| stated.min(self.keepalive))
     }
 
-    /// A body that is on its way. Fails if it breaks off at once.
-    pub(super) async fn begun(&self, mut body: ResponseBody) -> Result<Body, Error> {
+    /// A body that is on its way, and what it says of the endpoint so far. Fails if it breaks off
+    /// at once.
+    pub(super) async fn begun(
+        &self,
+        mut body: ResponseBody,
+        mut reply: Reply,
+    ) -> Result<(Body, Reply), Error> {
         // One of unknown length may be a stream of events, whose head must not wait for one.
         let is_counted = http_body::Body::size_hint(&body).exact().is_some();
         body.begin(if is_counted { FIRST_PART_PATIENCE } else { Duration::ZERO }).await?;
-        if let Some(whole) = body.take_whole() {
-            return Ok(Body::Full(whole));
+        reply.is_whole = body.is_whole();
+        reply.outcome = body.outcome().unwrap_or(reply.outcome);
+        if reply.outcome == Outcome::Good {
+            body.count_end();
         }
-        let Some(bytes_max) = self.outgoing.ahead_bytes_max else { return Ok(Body::stream(body)) };
+        if let Some(whole) = body.take_whole() {
+            return Ok((Body::Full(whole), reply));
+        }
+        let Some(bytes_max) = self.outgoing.ahead_bytes_max else {
+            return Ok((Body::stream(body), reply));
+        };
         let Local { ahead, buffers, .. } = &**self.local;
-        Ok(Body::stream(AheadBody::new(body, bytes_max, ahead, buffers)))
+        Ok((Body::stream(AheadBody::new(body, bytes_max, ahead, buffers)), reply))
     }
 
     /// The endpoint did not answer: another one did.
-    pub(super) fn outrun(&self, endpoint: &Arc<Endpoint>, waited: Duration, now: Instant) {
-        self.balanced.pool.outrun(endpoint, waited, now.into_std());
+    pub(super) fn outrun(
+        &self,
+        (endpoint, key): (&Arc<Endpoint>, u64),
+        outrun: Outrun,
+        now: Instant,
+    ) {
+        self.balanced.pool.outrun(endpoint, key, outrun, now.into_std());
     }
+}
+
+/// How a try on a leased endpoint counts that failed.
+pub(super) fn failed(kind: Kind, lease: &Lease, took: Duration) -> FailedTry {
+    let cause = match kind {
+        Kind::FirstByteTimeout | Kind::IdleTimeout => Cause::Timeout,
+        _ => Cause::Reset,
+    };
+    FailedTry { cause, key: lease.key(), took }
 }
 
 pub(super) fn unsent(error: SendError, was_resting: bool) -> Failed {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::attempt::{Answered, Failed, Sending, unsent};
+use super::attempt::{Answered, Failed, Sending, failed, unsent};
 use super::deadlines::within;
 use super::forward::{Answer, Upgraded};
 use super::headers;
 use super::retry::Failure;
-use crate::balance::Lease;
+use crate::balance::{Lease, Outcome, Reply};
 use crate::body::Body;
 use crate::error::{Error, Kind, Origin};
 use crate::timer::SlotTimer;
@@ -42,6 +42,7 @@ impl Sending<'_> {
                 headers: &outgoing.headers,
                 upgrade: None,
                 timeout_millis: self.time_left(started),
+                nudge: &self.nudge,
             },
             client: outgoing.client,
             is_secure: self.balanced.dialer.tls.is_some(),
@@ -62,7 +63,8 @@ impl Sending<'_> {
             Ok(Connected::Tunnel { headers, tunnel, came }) => {
                 let took = came - started;
                 let pool = &self.balanced.pool;
-                pool.responded(lease.endpoint(), StatusCode::OK, took, came.into_std());
+                let reply = Reply { key: lease.key(), ..Reply::whole(StatusCode::OK, took) };
+                pool.responded(lease.endpoint(), reply, came.into_std());
                 let upgraded = Upgraded { headers, is_h2: true, tunnel, lease };
                 Ok(Answered { answer: Answer::Upgraded(Box::new(upgraded)), took })
             }
@@ -71,8 +73,8 @@ impl Sending<'_> {
                 // What ended with the connection of all says nothing about the endpoint.
                 let is_own = !error.is_unwritten && !error.is_dismissed;
                 if error.kind.origin() == Origin::Upstream && is_own {
-                    let pool = &self.balanced.pool;
-                    pool.failed(lease.endpoint(), now - started, now.into_std());
+                    let failed = failed(error.kind, &lease, now - started);
+                    self.balanced.pool.failed(lease.endpoint(), failed, now.into_std());
                 }
                 // What was not processed says nothing about the endpoint.
                 let is_free = was_resting || error.is_unwritten;
@@ -138,6 +140,11 @@ impl Sending<'_> {
         let (took, now) = (came - started, came.into_std());
         let pool = &self.balanced.pool;
         let endpoint = lease.endpoint().clone();
+        let broken = failed(Kind::Reset, &lease, took);
+        self.note_pace(&endpoint, took, now);
+        let mut reply = Reply { key: lease.key(), ..Reply::whole(status, took) };
+        // A call that has nothing but a status says it in its head.
+        reply.outcome = Outcome::of_call(&headers).unwrap_or(reply.outcome);
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -146,21 +153,24 @@ impl Sending<'_> {
         if !exchange.is_at_end() {
             let last = exchange.last_stream();
             let body = ResponseBody::new(Wire::H2(exchange), lease, self.deadlines, timer);
-            *response.body_mut() = match self.begun(body).await {
-                Ok(body) => body,
+            *response.body_mut() = match self.begun(body, reply).await {
+                Ok((body, told)) => {
+                    reply = told;
+                    body
+                }
                 Err(error) => {
                     let failure = match last.get() {
                         Some(_) => Failure::Dismissed,
                         None => Failure::Reset,
                     };
                     if failure == Failure::Reset {
-                        pool.failed(&endpoint, took, now);
+                        pool.failed(&endpoint, broken, now);
                     }
                     return Err(Failed::new(Error::caused(Kind::Reset, error), failure));
                 }
             };
         }
-        pool.responded(&endpoint, status, took, now);
+        pool.responded(&endpoint, reply, now);
         self.judged(Answered { answer: Answer::Response(response), took }, status)
     }
 }

@@ -22,7 +22,7 @@ use crate::config::model::Name;
 use crate::error::Error;
 use crate::snapshot::{Backend, BackendKind, Mirror};
 use crate::timer::TimerSlot;
-use crate::upstream::{Proxied, Tunnel, Upload};
+use crate::upstream::{Nudge, Proxied, Tunnel, Upload};
 
 /// A request as it is sent on.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ pub(super) async fn forward(
                 deadlines: deadlines::of_tries(&backend.spec.timeouts, outgoing, deadline),
                 timers,
                 is_idempotent: retry::is_idempotent(&outgoing.method),
+                nudge: Nudge::default(),
             };
             Tries::new(&sending, trace, Waiting::Queued).run().await
         }

@@ -2,7 +2,7 @@
 //! first good answer ends the other.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::{Answered, Failed, Sending};
-use crate::balance::{Endpoint, Lease};
+use crate::balance::{Endpoint, Lease, Outrun};
 
 /// How the race ended.
 pub(super) struct Raced {
@@ -21,20 +21,41 @@ pub(super) struct Raced {
     pub(super) other: Option<Arc<Endpoint>>,
 }
 
+/// The first try while it goes on.
+pub(super) struct First<'a, F> {
+    pub(super) attempt: Pin<&'a mut F>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Of its lease.
+    pub(super) key: u64,
+    pub(super) begun: Instant,
+}
+
 /// Makes a try; where it has brought no answer `after` so long, and `second` finds a place for
-/// another, makes that as well. The loser is dropped, and its connection with it.
+/// another, makes that as well.
 pub(super) async fn race(
     sending: &Sending<'_>,
     (lease, may_rest, begun): (Lease, bool, Instant),
     after: Duration,
     second: impl FnOnce(&Endpoint) -> Option<(Lease, Instant)>,
 ) -> Raced {
-    let first_endpoint = lease.endpoint().clone();
-    let mut first = pin!(sending.attempt(lease, may_rest, begun));
-    if let Ok(result) = timeout_at(begun + after, &mut first).await {
-        return Raced { result, endpoint: first_endpoint, other: None };
+    let (endpoint, key) = (lease.endpoint().clone(), lease.key());
+    let mut attempt = pin!(sending.attempt(lease, may_rest, begun));
+    if let Ok(result) = timeout_at(begun + after, &mut attempt).await {
+        return Raced { result, endpoint, other: None };
     }
-    let Some((lease, second_begun)) = second(&first_endpoint) else {
+    let second = second(&endpoint);
+    beside(sending, First { attempt, endpoint, key, begun }, second).await
+}
+
+/// Goes on with the first try, and makes the second beside it. The loser is dropped, and its
+/// connection with it.
+pub(super) async fn beside<F: Future<Output = Result<Answered, Failed>>>(
+    sending: &Sending<'_>,
+    first: First<'_, F>,
+    second: Option<(Lease, Instant)>,
+) -> Raced {
+    let First { attempt: mut first, endpoint: first_endpoint, key, begun } = first;
+    let Some((lease, second_begun)) = second else {
         return Raced { result: first.await, endpoint: first_endpoint, other: None };
     };
     let second_endpoint = lease.endpoint().clone();
@@ -55,7 +76,8 @@ pub(super) async fn race(
                     sending.balanced.pool.stats.hedges_won.increment();
                 }
                 if !first_failed {
-                    sending.outrun(&first_endpoint, now - begun, now);
+                    let outrun = Outrun { waited: now - begun, took: now - second_begun };
+                    sending.outrun((&first_endpoint, key), outrun, now);
                 }
                 let (endpoint, other) = (second_endpoint.clone(), Some(first_endpoint.clone()));
                 return Poll::Ready(Raced { result, endpoint, other });

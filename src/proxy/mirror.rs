@@ -21,7 +21,7 @@ use crate::error::{Error, Kind};
 use crate::snapshot::stats::Mirrored;
 use crate::snapshot::{BackendKind, Mirror};
 use crate::timer::TimerSlot;
-use crate::upstream::Upload;
+use crate::upstream::{Nudge, Upload};
 
 /// Copies under way on one worker.
 const COPIES_MAX: usize = 128;
@@ -96,6 +96,7 @@ async fn send(
         deadlines: deadlines::of_tries(timeouts, copy, Some(whole)),
         timers: &timers,
         is_idempotent: retry::is_idempotent(&copy.method),
+        nudge: Nudge::default(),
     };
     match Tries::new(&sending, &mut trace, Waiting::Never).run().await? {
         Answer::Response(response) => {

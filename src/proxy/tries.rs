@@ -1,6 +1,9 @@
 //! The tries of one request: a place on an endpoint for each, as many as are safe and allowed.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -10,11 +13,11 @@ use super::affinity::{self, Named};
 use super::attempt::{Answered, Failed, Sending};
 use super::deadlines::within;
 use super::forward::{Answer, Trace};
-use super::hedge::{self, Raced};
+use super::hedge::{self, First, Raced};
 use super::retry::{self, Attempt, Failure, Verdict};
 use super::shortage::Wait;
 use super::trial;
-use crate::balance::{Endpoint, Lease, Pick, Pool, RetryReason, Wish};
+use crate::balance::{Due, Endpoint, Hedging, Lease, Pick, Pool, RetryReason, Wish};
 use crate::config::model::Protocol;
 use crate::error::{Error, Kind};
 use crate::upstream::is_for_want_of_ports;
@@ -29,6 +32,9 @@ const BACKOFF_MAX: Duration = Duration::from_millis(250);
 const HOPE_MAX: Duration = Duration::from_millis(50);
 const HOPE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long a second try has to go on before the first one's answer says what is usual.
+const PROBE_MIN: Duration = Duration::from_millis(500);
+
 /// What a request does where all endpoints are at their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waiting {
@@ -36,6 +42,21 @@ pub(super) enum Waiting {
     Queued,
     /// It is no request of a client, and not worth a place there.
     Never,
+}
+
+/// A second try that tells what requests of its kind are like. Whatever becomes of it, another may
+/// follow.
+struct Probe<'a> {
+    sending: &'a Sending<'a>,
+    /// How long the answer took that came first.
+    took: Option<Duration>,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let pool = &self.sending.balanced.pool;
+        pool.hedge_found(self.sending.kind(), self.took, Instant::now().into_std());
+    }
 }
 
 /// The tries of one request.
@@ -111,10 +132,13 @@ impl<'a> Tries<'a> {
             self.is_hoping = lease.is_trial();
             // After one stale connection its siblings are not worth a try.
             let may_rest = self.stale == 0;
-            let result = match self.hedge_after(pool) {
-                None => self.sending.attempt(lease, may_rest, now).await,
+            let result = match self.hedging(pool) {
+                Hedging::Never => self.sending.attempt(lease, may_rest, now).await,
+                Hedging::Auto(after) => self.watched(pool, (lease, may_rest, now), after).await,
                 // Boxed: only those who want it carry it.
-                Some(after) => Box::pin(self.raced(pool, (lease, may_rest, now), after)).await,
+                Hedging::After(after) => {
+                    Box::pin(self.raced(pool, (lease, may_rest, now), after)).await
+                }
             };
             let failed = match result {
                 Ok(answered) => break Ok(answered),
@@ -162,11 +186,67 @@ impl<'a> Tries<'a> {
     }
 
     /// When a second try is made beside this one, if it is.
-    fn hedge_after(&self, pool: &Pool) -> Option<Duration> {
-        let after = pool.hedge_after()?;
+    fn hedging(&self, pool: &Pool) -> Hedging {
         let is_first = self.trace.attempts == 1 && self.stale == 0;
         let is_safe = self.sending.is_idempotent && self.sending.outgoing.upgrade.is_none();
-        (is_first && is_safe).then_some(after)
+        if is_first && is_safe { pool.hedging() } else { Hedging::Never }
+    }
+
+    /// Makes the first try; where it takes longer than requests of its kind do, a second beside it.
+    async fn watched(
+        &mut self,
+        pool: &Arc<Pool>,
+        (lease, may_rest, begun): (Lease, bool, Instant),
+        after: Duration,
+    ) -> Result<Answered, Failed> {
+        let sending = self.sending;
+        sending.nudge.set(Some(after));
+        let mut attempt = pin!(sending.attempt(lease, may_rest, begun));
+        loop {
+            let ended = poll_fn(|cx| match attempt.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending if sending.nudge.take() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Some(result) = ended.await {
+                sending.nudge.set(None);
+                return result;
+            }
+            let now = Instant::now();
+            // What it was sent late, because the client was slow, is not the endpoint's time.
+            match pool.hedge_due(sending.kind(), now - begun, now.into_std()) {
+                Due::After(after) => sending.nudge.set(Some(after)),
+                due => {
+                    let probe = (due == Due::Probe).then(|| Probe { sending, took: None });
+                    return Box::pin(self.overtaken(pool, attempt.as_mut(), begun, probe)).await;
+                }
+            }
+        }
+    }
+
+    async fn overtaken<F: Future<Output = Result<Answered, Failed>>>(
+        &mut self,
+        pool: &Arc<Pool>,
+        attempt: Pin<&mut F>,
+        begun: Instant,
+        mut probe: Option<Probe<'_>>,
+    ) -> Result<Answered, Failed> {
+        let Some(endpoint) = self.trace.endpoint.clone() else { return attempt.await };
+        let endpoint_id = endpoint.id;
+        let second = self.second(pool, &endpoint);
+        let Some(second_begun) = second.as_ref().map(|(_, begun)| *begun) else {
+            drop(probe.take());
+            return attempt.await;
+        };
+        let first = First { attempt, endpoint, key: self.key, begun };
+        let raced = hedge::beside(self.sending, first, second).await;
+        if let (Some(probe), Ok(_)) = (&mut probe, &raced.result) {
+            // An answer of the first says little before the second has been waited for.
+            let is_second = raced.endpoint.id != endpoint_id;
+            probe.took =
+                Some(second_begun.elapsed()).filter(|took| is_second || *took >= PROBE_MIN);
+        }
+        self.settled(raced)
     }
 
     async fn raced(
@@ -176,8 +256,12 @@ impl<'a> Tries<'a> {
         after: Duration,
     ) -> Result<Answered, Failed> {
         let second = |first: &Endpoint| self.second(pool, first);
-        let Raced { result, endpoint, other } =
-            hedge::race(self.sending, first, after, second).await;
+        let raced = hedge::race(self.sending, first, after, second).await;
+        self.settled(raced)
+    }
+
+    fn settled(&mut self, raced: Raced) -> Result<Answered, Failed> {
+        let Raced { result, endpoint, other } = raced;
         if let Some(other) = other {
             self.trace.attempts += 1;
             self.tried.push(other.id);

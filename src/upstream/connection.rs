@@ -174,6 +174,10 @@ impl Connection {
             let deadline = [first_byte, deadlines.total].into_iter().flatten().min();
             let Some(deadline) = deadline else { return Poll::Pending };
             let now = asked_at.take().unwrap_or_else(Instant::now);
+            if let Some(at) = request.nudge.at(turn_since).filter(|at| *at < deadline) {
+                ready!(timer.poll_until(at, now, cx));
+                request.nudge.fire();
+            }
             timer.poll_until(deadline, now, cx).map(|()| {
                 let total_passed = deadlines.total.is_some_and(|total| now >= total);
                 let kind = if total_passed { Kind::Deadline } else { Kind::FirstByteTimeout };

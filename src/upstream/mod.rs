@@ -16,6 +16,7 @@ mod h1;
 mod h2;
 mod io;
 mod kept;
+mod nudge;
 mod pace;
 mod patience;
 mod proxied;
@@ -36,6 +37,7 @@ pub use h2::{
     Answered, Connected, Exchange, ExchangeHead, LastStream, Opening, Place, Purpose, connect,
 };
 pub use io::UpstreamIo;
+pub use nudge::Nudge;
 pub use pace::PaceLimits;
 pub use patience::Patience;
 pub use proxied::Proxied;

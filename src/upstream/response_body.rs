@@ -18,7 +18,7 @@ use super::connections::{Connections, Keep};
 use super::h2::Exchange;
 use super::trouble::why_failed;
 use super::{Deadlines, Patience};
-use crate::balance::{Lease, Stalling};
+use crate::balance::{Lease, Outcome, Stalling};
 use crate::error::{Error, Origin};
 use crate::timer::SlotTimer;
 
@@ -127,6 +127,32 @@ impl ResponseBody {
         self.first.take_if(|frame| frame.is_data())?.into_data().ok()
     }
 
+    /// Whether all of it has come.
+    pub fn is_whole(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// What its trailers say, where they are all that has come.
+    pub fn outcome(&self) -> Option<Outcome> {
+        Outcome::of_call(self.first.as_ref()?.trailers_ref()?)
+    }
+
+    /// Its end will tell whether the endpoint did well.
+    pub fn count_end(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.lease.begun();
+        }
+    }
+
+    /// It ends here.
+    fn broken_off(&mut self, error: Error) -> Error {
+        if let Some(mut source) = self.source.take() {
+            let is_to_blame = error.kind().origin() == Origin::Upstream;
+            source.lease.ended(is_to_blame.then_some(Outcome::Failed), Instant::now().into_std());
+        }
+        error
+    }
+
     fn give_back_at_end(&mut self) {
         if self.source.as_ref().is_some_and(|source| source.wire.is_at_end()) {
             self.give_back();
@@ -148,8 +174,12 @@ impl ResponseBody {
         match source.wire.poll_body(cx) {
             Poll::Ready(Some(Ok(part))) => {
                 if let Err(late) = this.patience.advance() {
-                    this.source = None;
-                    return Poll::Ready(Some(Err(late.into())));
+                    return Poll::Ready(Some(Err(this.broken_off(late.into()))));
+                }
+                if let BodyPart::Trailers(fields) = &part
+                    && let Some(outcome) = Outcome::of_call(fields)
+                {
+                    source.lease.ended(Some(outcome), Instant::now().into_std());
                 }
                 this.give_back_at_end();
                 Poll::Ready(Some(Ok(match part {
@@ -164,8 +194,7 @@ impl ResponseBody {
                     let now = std::time::Instant::now();
                     source.lease.endpoint().complain(error.kind(), reason, now);
                 }
-                this.source = None;
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(this.broken_off(error))))
             }
             Poll::Ready(None) => {
                 this.give_back();
@@ -173,10 +202,7 @@ impl ResponseBody {
             }
             Poll::Pending => {
                 let sent = source.wire.sent_at();
-                this.patience.poll(sent, cx).map(|late| {
-                    this.source = None;
-                    Some(Err(late.into()))
-                })
+                this.patience.poll(sent, cx).map(|late| Some(Err(this.broken_off(late.into()))))
             }
         }
     }

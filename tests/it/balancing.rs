@@ -311,6 +311,71 @@ fn no_more_than_the_share_is_ejected() {
 }
 
 #[test]
+fn one_that_fails_where_the_others_do_not_is_ejected_whatever_the_policy() {
+    let cut = || {
+        Origin::scripted(|call| {
+            call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            call.reset();
+        })
+    };
+    for balance in ["ewma", "round_robin", "least_requests"] {
+        for bad in [Origin::answering(|_| answer(500, &[], "crash")), cut()] {
+            let good = [named("a"), named("b")];
+            let proxy = Setup::of(&[&good[0], &bad, &good[1]])
+                .pool_lines(&format!("balance = \"{balance}\""))
+                .route("cache = false")
+                .start();
+            for _ in 0..120 {
+                let mut client = proxy.connect();
+                client.send(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"));
+                let _ = client.rest();
+            }
+            assert_eq!(ejections(&proxy, &bad), 1.0, "{balance}");
+            assert!(bad.count() < 20, "{balance}: {}", bad.count());
+            assert_eq!(ejections(&proxy, &good[0]) + ejections(&proxy, &good[1]), 0.0);
+        }
+    }
+}
+
+#[test]
+fn one_that_declines_everything_attracts_nothing() {
+    for status in [404, 429] {
+        let bad = Origin::answering(move |_| answer(status, &[], "no"));
+        let good = [named("a"), named("b"), named("c")];
+        let proxy = Setup::of(&[&good[0], &good[1], &bad, &good[2]]).route("cache = false").start();
+        let mut client = proxy.connect();
+        for _ in 0..400 {
+            client.get("/", &[]);
+        }
+        assert!(bad.count() < 160, "{} of 400", bad.count());
+        assert_eq!(ejections(&proxy, &bad), 0.0);
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_set_ready_by_hand_gets_its_share_at_once() {
+    for balance in ["ewma", "least_requests", "round_robin"] {
+        let (a, b) = (named("a"), named("b"));
+        let proxy = Setup::of(&[&a, &b])
+            .pool_lines(&format!("balance = \"{balance}\""))
+            .route("cache = false")
+            .start();
+        let mut client = proxy.connect();
+        proxy.set_by_hand(&b, "drain");
+        for _ in 0..40 {
+            assert_eq!(client.get("/", &[]).text(), "a");
+        }
+        proxy.set_by_hand(&b, "ready");
+        let before = b.count();
+        for _ in 0..40 {
+            client.get("/", &[]);
+        }
+        assert!(b.count() - before >= 6, "{balance}: {}", b.count() - before);
+    }
+}
+
+#[test]
 fn a_crashing_url_ejects_nobody() {
     let origins = [(); 2].map(|()| Origin::answering(|_| answer(500, &[], "crash")));
     let [a, b] = &origins;
@@ -479,7 +544,7 @@ fn an_endpoint_that_is_much_slower_than_the_others_is_ejected() {
     let quick = [named("a"), named("b"), named("c")];
     let [a, b, c] = &quick;
     let proxy = Setup::of(&[a, b, c, &slow])
-        .pool_lines("balance = \"round_robin\"")
+        .pool_lines("balance = \"round_robin\"\nretry.hedge_after = \"off\"")
         .route("cache = false")
         .start();
     let mut clients: Vec<_> = (0..100).map(|_| proxy.connect()).collect();

@@ -1,7 +1,7 @@
 //! A second try beside one that takes long.
 
 use crate::support::origin::Gate;
-use crate::support::{HOST, Origin, Proxy, Setup, ok};
+use crate::support::{HOST, Origin, Proxy, Setup, eventually, ok};
 
 const SLOW: &str = "/slow";
 
@@ -55,7 +55,7 @@ fn without_hedging_a_slow_answer_is_waited_for() {
     let (gate, open) = (Gate::default(), Gate::default());
     open.open();
     let (slow, quick) = (held("slow", &gate), held("quick", &open));
-    let proxy = setup(&slow, &quick, "").start();
+    let proxy = setup(&slow, &quick, "retry.hedge_after = \"off\"").start();
     let mut client = proxy.connect();
     client.send(format!("GET {SLOW} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     slow.requests(1);
@@ -116,6 +116,67 @@ fn the_budget_bounds_second_tries() {
     for mut client in waiting {
         assert_eq!(client.answer().status, 200);
     }
+}
+
+#[test]
+fn by_default_a_hung_endpoint_costs_a_second_and_is_ejected() {
+    let (gate, open) = (Gate::default(), Gate::default());
+    open.open();
+    let hung = held("hung", &gate);
+    let good = [held("good", &open), held("good", &open)];
+    let proxy = Setup::of(&[&hung, &good[0], &good[1]])
+        .pool_lines(
+            "balance = \"round_robin\"\noutlier.failures = 3\n\
+             health = { tcp = true, interval = \"50ms\" }",
+        )
+        .route("cache = false")
+        .start();
+    let mut clients: Vec<_> = (0..12).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send(format!("GET {SLOW} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    }
+    for client in &mut clients {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "good"));
+    }
+    let endpoint = proxy.endpoint(&hung);
+    assert_eq!(endpoint["state"], "ejected");
+    assert!(endpoint["reason"].to_string().contains("time out"), "{endpoint}");
+    // Checks that pass shorten nothing.
+    let series = format!(
+        "headwater_health_checks_total{{pool=\"app\",endpoint=\"{hung}\",result=\"success\"}}"
+    );
+    let before = proxy.metric(&series);
+    eventually("more checks", || (proxy.metric(&series) >= before + 12.0).then_some(()));
+    assert_eq!(proxy.endpoint(&hung)["state"], "ejected");
+    gate.open();
+}
+
+#[test]
+fn long_polls_are_not_doubled_but_for_the_first() {
+    let poll = || {
+        Origin::scripted(|call| {
+            if call.request.target().starts_with("/poll") {
+                std::thread::sleep(std::time::Duration::from_millis(1800));
+            }
+            call.send(&ok("polled"));
+        })
+    };
+    let (a, b) = (poll(), poll());
+    let proxy = setup(&a, &b, "").start();
+    for round in 0..2 {
+        let mut clients: Vec<_> = (0..6).map(|_| proxy.connect()).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let path = format!("/poll/{round}{number}");
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().text(), "polled");
+        }
+        assert!(a.count() + b.count() <= 6 * (round + 1) + 1, "{} {}", a.count(), b.count());
+    }
+    let ejections = format!("headwater_ejections_total{{pool=\"app\",endpoint=\"{a}\"}}");
+    assert_eq!(proxy.metric(&ejections), 0.0);
 }
 
 #[test]

@@ -302,10 +302,12 @@ fn retry(retry: &Retry) -> Value {
     let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.to_owned());
     let on: Vec<_> = words.chain(statuses(&retry.on_statuses)).collect();
     let budget = show_percentage(retry.budget);
-    let hedge_after = retry.hedge_after.map(|after| match after {
-        HedgeAfter::Percentile(percentile) => format!("p{percentile}"),
-        HedgeAfter::Fixed(after) => show_duration(after),
-    });
+    let hedge_after = match retry.hedge_after {
+        None => "off".to_owned(),
+        Some(HedgeAfter::Auto) => "auto".to_owned(),
+        Some(HedgeAfter::Percentile(percentile)) => format!("p{percentile}"),
+        Some(HedgeAfter::Fixed(after)) => show_duration(after),
+    };
     json!({ "attempts": retry.attempts, "on": on, "budget": budget, "hedge_after": hedge_after })
 }
 

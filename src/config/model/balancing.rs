@@ -58,6 +58,8 @@ pub struct Retry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HedgeAfter {
+    /// Several times what is usual, for the pool and for requests of the kind.
+    Auto,
     /// The time within which so many of a hundred requests are answered, 1 to 99.
     Percentile(u8),
     Fixed(Duration),

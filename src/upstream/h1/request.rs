@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 
 use crate::error::Kind;
 use crate::upstream::io::UpstreamIo;
+use crate::upstream::nudge::Nudge;
 use crate::upstream::upload::{Upload, UploadReader};
 
 /// Says how long the endpoint has, in milliseconds.
@@ -31,6 +32,8 @@ pub struct RequestHead<'a> {
     pub upgrade: Option<&'a HeaderValue>,
     /// How long the endpoint has, where it is told, in milliseconds.
     pub timeout_millis: Option<u64>,
+    /// For whoever waits for the answer.
+    pub nudge: &'a Nudge,
 }
 
 /// Writes one request after the other.
@@ -318,6 +321,7 @@ mod tests {
             headers: &headers,
             upgrade: upgrade.as_ref(),
             timeout_millis: None,
+            nudge: &Nudge::default(),
         };
         write_head(&head, length, &mut text);
         String::from_utf8(text).expect("text")
@@ -333,7 +337,8 @@ mod tests {
             let (method, uri) = (Method::GET, Uri::from_static("/"));
             let mut text = Vec::new();
             let (headers, upgrade) = (&headers, None);
-            let head = RequestHead { method: &method, uri: &uri, headers, upgrade, timeout_millis };
+            let (method, uri, nudge) = (&method, &uri, &Nudge::default());
+            let head = RequestHead { method, uri, headers, upgrade, timeout_millis, nudge };
             write_head(&head, None, &mut text);
             String::from_utf8(text).expect("text")
         };

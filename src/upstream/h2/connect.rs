@@ -63,7 +63,8 @@ pub async fn connect(
     };
     let mut stream = Stream::new(halves, false, place, head.client);
     let mut nothing = Uploading::nothing();
-    let answer = nothing.answer(&mut stream, None, deadlines, started, timer).await?;
+    let waits = (deadlines, head.request.nudge);
+    let answer = nothing.answer(&mut stream, None, waits, started, timer).await?;
     if !answer.status().is_success() {
         // It takes nothing more. Where that fails, its answer tells why.
         if let Some(sender) = stream.sender() {

@@ -18,10 +18,10 @@ use super::session::Place;
 use super::stream::Stream;
 use crate::error::{Error, Kind};
 use crate::timer::LazyTimer;
-use crate::upstream::Deadlines;
 use crate::upstream::connection::{BodyPart, SendError};
 use crate::upstream::h1::{Malformed, RequestHead, TIMEOUT_NAME};
 use crate::upstream::upload::{Upload, UploadReader};
+use crate::upstream::{Deadlines, Nudge};
 
 /// A request whose head was answered.
 #[derive(Debug)]
@@ -79,6 +79,7 @@ impl Exchange {
         started: Instant,
         timer: &mut LazyTimer,
     ) -> Result<Answered, SendError> {
+        let waits = (deadlines, head.request.nudge);
         let request = assemble(head, upload)
             .map_err(|error| SendError { source: Some(error.into()), ..failed(Kind::Internal) })?;
         let Some(mut sender) = place.sender() else { return Err(unprocessed(None)) };
@@ -94,7 +95,7 @@ impl Exchange {
         let mut stream = Stream::new(halves, upload.is_none(), place, head.client);
         let reader = upload.map(UploadReader::new);
         let mut uploading = Uploading { reader, data: Bytes::new() };
-        let answer = uploading.answer(&mut stream, upload, deadlines, started, timer).await?;
+        let answer = uploading.answer(&mut stream, upload, waits, started, timer).await?;
         Self::begin(answer, uploading, stream)
     }
 
@@ -201,7 +202,7 @@ impl Uploading {
         &mut self,
         stream: &mut Stream,
         upload: Option<&Rc<Upload>>,
-        deadlines: &Deadlines,
+        (deadlines, nudge): (&Deadlines, &Nudge),
         started: Instant,
         timer: &mut LazyTimer,
     ) -> Result<Response<()>, SendError> {
@@ -221,6 +222,10 @@ impl Uploading {
                 return Poll::Pending;
             };
             let now = Instant::now();
+            if let Some(at) = nudge.at(turn_since).filter(|at| *at < deadline) {
+                ready!(timer.poll_until(at, now, cx));
+                nudge.fire();
+            }
             timer.poll_until(deadline, now, cx).map(|()| {
                 let is_total = deadlines.total.is_some_and(|total| now >= total);
                 if !is_total {
