@@ -42,10 +42,13 @@ pub(super) struct Candidates {
 /// Places of candidates, ascending.
 type Places = Vec<u32>;
 
+/// Places of routes by the exact value that they ask for.
+type PlacesByValue = HashMap<Box<[u8]>, Places, RandomState>;
+
 /// Candidates by one value that each of them demands.
 #[derive(Debug, Default)]
 struct ByValue {
-    selectors: Vec<(Selector, HashMap<Box<[u8]>, Places, RandomState>)>,
+    selectors: Vec<(Selector, PlacesByValue)>,
     others: Places,
 }
 
