@@ -315,7 +315,7 @@ fn one_that_fails_where_the_others_do_not_is_ejected_whatever_the_policy() {
     let cut = || {
         Origin::scripted(|call| {
             call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
-            std::thread::sleep(std::time::Duration::from_millis(60));
+            call.takes(std::time::Duration::from_millis(60));
             call.reset();
         })
     };

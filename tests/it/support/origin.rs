@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -226,6 +226,12 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &Script) -> Incoming<T
 }
 
 impl Call {
+    /// Takes its time, as a slow application does.
+    pub fn takes(&self, time: Duration) {
+        let (_never, waits) = mpsc::channel::<()>();
+        assert!(waits.recv_timeout(time).is_err());
+    }
+
     /// Where the connection was accepted.
     pub fn local(&self) -> SocketAddr {
         self.incoming.stream.local_addr().unwrap()
