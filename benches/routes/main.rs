@@ -47,10 +47,10 @@ fn measure(kind: &str, count: usize, condition: impl Fn(&mut String, usize)) {
     }
     let file = std::env::temp_dir().join(format!("headwater-routes-{}.toml", std::process::id()));
     std::fs::write(&file, text).expect("the folder is writable");
-    let config = config::load(&file, &|_| None).into_config().ok().expect("no problem").config;
+    let config = config::load(&file, &|_| None).into_config().expect("no problem").config;
     let _ = std::fs::remove_file(&file);
     let begun = Instant::now();
-    let table = RouteTable::build(&config.routes).ok().expect("no ties");
+    let table = RouteTable::build(&config.routes).expect("no ties");
     let built = begun.elapsed();
 
     let number = count / 2;

@@ -228,7 +228,7 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &Script) -> Incoming<T
 impl Call {
     /// Takes its time, as a slow application does.
     pub fn takes(&self, time: Duration) {
-        let (_never, waits) = mpsc::channel::<()>();
+        let (_never, waits) = mpsc::sync_channel::<()>(1);
         assert!(waits.recv_timeout(time).is_err());
     }
 
