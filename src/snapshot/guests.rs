@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -18,6 +18,10 @@ use super::limit::ConnectionLimit;
 /// Of so many connections one is asked to give way at once, so that looking for them costs each
 /// newcomer little.
 const OPEN_PER_ASKED: usize = 64;
+/// How long a connection that was asked counts as one that is about to go, in milliseconds.
+const LEAVING_MAX: u64 = 200;
+/// Says that a connection was not asked.
+const NEVER: u64 = u64::MAX;
 /// The idle time of a connection that is at work.
 const AT_WORK: u64 = u64::MAX;
 
@@ -49,8 +53,8 @@ struct Seat {
 struct Standing {
     /// Since when it has been idle, in milliseconds of the process.
     idle_since: AtomicU64,
-    /// It was asked to give way.
-    is_asked: AtomicBool,
+    /// When it was asked to give way, as `idle_since`.
+    asked_at: AtomicU64,
     asked: Notify,
 }
 
@@ -75,7 +79,7 @@ impl Guests {
     pub(super) fn enter(self: &Arc<Self>, limit: &Arc<ConnectionLimit>, address: IpAddr) -> Guest {
         let standing = Arc::new(Standing {
             idle_since: AtomicU64::new(self.now()),
-            is_asked: AtomicBool::new(false),
+            asked_at: AtomicU64::new(NEVER),
             asked: Notify::new(),
         });
         let client = client(address);
@@ -93,10 +97,12 @@ impl Guests {
         Guest { guests: self.clone(), standing, seat: index }
     }
 
-    /// Asks some idle connections to give way: those of one listener, or any whose listener has
-    /// more than its own places; how many.
-    pub(super) fn ask(&self, of: Option<&Arc<ConnectionLimit>>) -> usize {
+    /// Asks some idle connections to give way to so many newcomers: those of one listener, or any
+    /// whose listener has more than its own places. Returns how many go.
+    pub(super) fn ask(&self, of: Option<&Arc<ConnectionLimit>>, newcomers: usize) -> usize {
+        let now = self.now();
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = 0;
         let mut idle: Vec<_> = table
             .seats
             .iter()
@@ -105,24 +111,34 @@ impl Guests {
                 Some(limit) => Arc::ptr_eq(limit, &seat.limit),
                 None => seat.limit.is_beyond_its_own(),
             })
-            .filter(|seat| !seat.standing.is_asked.load(Ordering::Relaxed))
             .filter_map(|seat| {
                 let since = seat.standing.idle_since.load(Ordering::Relaxed);
-                let count = seat.count.load(Ordering::Relaxed);
-                (since != AT_WORK).then_some((Reverse(count), since, seat))
+                if since == AT_WORK {
+                    return None;
+                }
+                match seat.standing.asked_at.load(Ordering::Relaxed) {
+                    NEVER => {
+                        let count = seat.count.load(Ordering::Relaxed);
+                        return Some((Reverse(count), since, seat));
+                    }
+                    at => leaving += usize::from(now.saturating_sub(at) < LEAVING_MAX),
+                }
+                None
             })
             .collect();
         let open = table.seats.len() - table.free.len();
-        let wanted = (open / OPEN_PER_ASKED).clamp(1, idle.len().max(1)).min(idle.len());
+        let batch = (open / OPEN_PER_ASKED).max(1);
+        let missing = newcomers.max(batch).saturating_sub(leaving);
+        let wanted = batch.min(missing).min(idle.len());
         if wanted == 0 {
-            return 0;
+            return leaving;
         }
         idle.select_nth_unstable_by_key(wanted - 1, |(count, since, _)| (*count, *since));
         for (.., seat) in &idle[..wanted] {
-            seat.standing.is_asked.store(true, Ordering::Relaxed);
+            seat.standing.asked_at.store(now, Ordering::Relaxed);
             seat.standing.asked.notify_one();
         }
-        wanted
+        leaving + wanted
     }
 }
 
@@ -166,7 +182,7 @@ impl Guest {
     /// Notes that none is any more.
     pub fn set_idle(&self) {
         // Whoever was asked while a request came may be asked again.
-        self.standing.is_asked.store(false, Ordering::Relaxed);
+        self.standing.asked_at.store(NEVER, Ordering::Relaxed);
         self.standing.idle_since.store(self.guests.now(), Ordering::Relaxed);
     }
 
@@ -196,10 +212,18 @@ fn client(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn is_asked(guest: &Guest) -> bool {
-        guest.standing.is_asked.load(Ordering::Relaxed)
+        guest.standing.asked_at.load(Ordering::Relaxed) != NEVER
+    }
+
+    /// Of a process that has run for a while.
+    fn guests() -> Arc<Guests> {
+        let started = Instant::now().checked_sub(Duration::from_secs(10)).expect("a late moment");
+        Arc::new(Guests { started, table: Mutex::default() })
     }
 
     fn address(last: u8) -> IpAddr {
@@ -210,22 +234,25 @@ mod tests {
     fn the_greediest_gives_way_first_and_of_it_the_oldest_that_is_idle() {
         let process = ConnectionLimit::of_process(100);
         let limit = ConnectionLimit::new(100, &process);
-        let guests = Guests::new();
+        let guests = guests();
         let modest = guests.enter(&limit, address(1));
+        modest.set_idle();
         let greedy: Vec<_> = (0..3).map(|_| guests.enter(&limit, address(2))).collect();
         for (guest, since) in greedy.iter().zip([5, 3, 9]) {
             guest.standing.idle_since.store(since, Ordering::Relaxed);
         }
         greedy[1].set_at_work();
-        assert_eq!(guests.ask(Some(&limit)), 1);
+        assert_eq!(guests.ask(Some(&limit), 1), 1);
         assert!(is_asked(&greedy[0]));
-        assert_eq!(guests.ask(Some(&limit)), 1);
+        assert_eq!(guests.ask(Some(&limit), 1), 1, "it is about to go");
+        assert!(!is_asked(&greedy[2]));
+        assert_eq!(guests.ask(Some(&limit), 2), 2);
         assert!(is_asked(&greedy[2]) && !is_asked(&greedy[1]) && !is_asked(&modest));
-        assert_eq!(guests.ask(Some(&limit)), 1);
+        assert_eq!(guests.ask(Some(&limit), 9), 3);
         assert!(is_asked(&modest));
-        assert_eq!(guests.ask(Some(&limit)), 0);
+        assert_eq!(guests.ask(Some(&limit), 9), 3);
         greedy[1].set_idle();
-        assert_eq!(guests.ask(Some(&limit)), 1);
+        assert_eq!(guests.ask(Some(&limit), 9), 4);
     }
 
     #[test]
@@ -247,11 +274,11 @@ mod tests {
     fn connections_of_another_listener_are_asked_for_places_of_the_process_only() {
         let process = ConnectionLimit::of_process(100);
         let (a, b) = (ConnectionLimit::new(100, &process), ConnectionLimit::new(100, &process));
-        let guests = Guests::new();
+        let guests = guests();
         let _guest = guests.enter(&a, address(1));
-        assert_eq!(guests.ask(Some(&b)), 0);
+        assert_eq!(guests.ask(Some(&b), 1), 0);
         // It is among the places that are its listener's own.
-        assert_eq!(guests.ask(None), 0);
-        assert_eq!(guests.ask(Some(&a)), 1);
+        assert_eq!(guests.ask(None, 1), 0);
+        assert_eq!(guests.ask(Some(&a), 1), 1);
     }
 }

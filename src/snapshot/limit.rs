@@ -26,6 +26,8 @@ pub struct ConnectionLimit {
     open: AtomicUsize,
     max: AtomicUsize,
     closed: Notify,
+    /// Newcomers that wait for a place.
+    waiting: AtomicUsize,
     /// So many places of the process are this listener's alone.
     own: usize,
     process: Option<Arc<Process>>,
@@ -60,6 +62,7 @@ impl ConnectionLimit {
             open: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             closed: Notify::new(),
+            waiting: AtomicUsize::new(0),
             own: usize::MAX,
             process: Some(process),
         })
@@ -72,6 +75,7 @@ impl ConnectionLimit {
             open: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             closed: Notify::new(),
+            waiting: AtomicUsize::new(0),
             own,
             process,
         })
@@ -123,6 +127,7 @@ impl ConnectionLimit {
 
     /// Waits for a place. Idle connections are asked to give way meanwhile.
     pub async fn connect(self: &Arc<Self>) -> Connected {
+        let _waiting = Waiting::begin(&self.waiting);
         loop {
             let closed = self.closed.notified();
             let of_process = async {
@@ -148,10 +153,11 @@ impl ConnectionLimit {
     fn ask_to_give_way(self: &Arc<Self>) {
         let Some(process) = &self.process else { return };
         let is_full = self.open() >= self.max.load(Ordering::Relaxed);
-        if !is_full && process.guests.ask(None) > 0 {
+        let newcomers = self.waiting.load(Ordering::Relaxed);
+        if !is_full && process.guests.ask(None, newcomers) > 0 {
             return;
         }
-        process.guests.ask(Some(self));
+        process.guests.ask(Some(self), newcomers);
     }
 
     /// Notes whose connection it is that has a place.
@@ -176,6 +182,22 @@ impl Process {
             Some(free - own)
         });
         own
+    }
+}
+
+/// A newcomer in the count of those that wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -71,8 +71,8 @@ impl Kept {
         self.first == 0
     }
 
-    pub(super) fn has_trailers(&self) -> bool {
-        matches!(self.parts.back(), Some(Part::Trailers(_)))
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
     pub(super) fn want(&mut self, wanted: oneshot::Sender<Whole>) {

@@ -198,7 +198,7 @@ impl Upload {
     pub fn is_empty(&self) -> bool {
         self.state.get() == State::Done
             && self.bytes.get() == 0
-            && self.kept.borrow().as_ref().is_none_or(|kept| !kept.has_trailers())
+            && self.kept.borrow().as_ref().is_none_or(Kept::is_empty)
     }
 
     /// Bytes that it has in all, where the client said so.

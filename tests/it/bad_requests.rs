@@ -255,14 +255,24 @@ fn trace_and_connect_are_405() {
 
 #[test]
 fn connections_beyond_the_limit_wait_until_one_ends() {
-    let (proxy, _origin) = proxy("limits.connections = 1");
+    let gate = Gate::default();
+    let origin = {
+        let gate = gate.clone();
+        Origin::scripted(move |call| {
+            gate.pass();
+            call.send(&ok("ok"));
+        })
+    };
+    let proxy = Setup::of(&[&origin]).listener("limits.connections = 1").start();
     let mut first = proxy.connect();
-    assert_eq!(first.get("/", &[]).status, 200);
+    first.send(format!("GET /at-work HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    origin.requests(1);
     let mut second: Client = proxy.connect();
     second.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     let series = "headwater_connections_rejected_total{listener=\"web\",reason=\"limit\"}";
     proxy.wait_for_metric(series, 1.0);
-    assert_eq!(first.get("/", &[]).status, 200);
+    gate.open();
+    assert_eq!(first.answer().status, 200);
     drop(first);
     assert_eq!(second.answer().status, 200);
 }

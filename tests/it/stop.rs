@@ -316,19 +316,15 @@ fn clients_that_say_nothing_or_half_do_not_hold_the_stop() {
 
 #[test]
 fn a_full_listener_closes_as_soon_as_any_other() {
-    let mut proxy = Setup::empty()
-        .process("drain_timeout = \"1h\"")
-        .listener("limits.connections = 1")
-        .text(HELLO)
-        .start();
-    let mut first = proxy.connect();
-    assert_eq!(first.get("/", &[]).text(), "hello");
+    let (gate, origin, mut proxy) = gated_on("limits.connections = 1", "drain_timeout = \"1h\"");
+    let mut first = hold(&origin, &proxy);
     let mut second = proxy.connect();
     let rejected = "headwater_connections_rejected_total{listener=\"web\",reason=\"limit\"}";
     proxy.wait_for_metric(rejected, 1.0);
     proxy.terminate();
     assert!(second.rest().is_empty(), "there is no place for it, and it is told");
-    assert!(first.get("/", &[]).closes(), "the first goes on until it has ended");
+    gate.open();
+    assert_eq!(first.answer().text(), "finished", "the first goes on until it has ended");
     assert_eq!(proxy.exit_code(), 0);
 }
 
