@@ -283,10 +283,12 @@ mod tests {
     fn a_plain_key_is_host_path_and_query() {
         let hasher = KeyHasher::default();
         let none = HeaderMap::new();
-        let plain = key(&spec(|_| {}), &hasher, &none, "http");
+        let plain = key(&spec(|it| it.scheme = false), &hasher, &none, "http");
         let mut buffer = KeyBuffer::default();
         assert_eq!(plain, key::primary("h", "/", Some("a=1"), &mut buffer, &hasher).to_owned());
         assert!(url_tag(plain.as_ref(), &hasher).is_none());
+        let [http, https] = ["http", "https"].map(|it| key(&spec(|_| {}), &hasher, &none, it));
+        assert!(http != https && url_tag(http.as_ref(), &hasher).is_some(), "as by default");
     }
 
     #[test]
