@@ -133,6 +133,10 @@ impl Pool {
             && wish.client.is_some_and(|ip| crowd.has_its_share(crowd.client(ip)))
             && {
                 let members = &candidates.members;
+                // Where there is nobody, there is no place to hold back.
+                if members.is_empty() {
+                    return false;
+                }
                 let taken = members.iter().map(|it| it.endpoint.requests_in_flight());
                 let places = self.requests_max().saturating_mul(members.len());
                 taken.sum::<usize>() >= places - places / RESERVED

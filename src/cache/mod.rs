@@ -57,7 +57,7 @@ use http::HeaderMap;
 pub use entry::{Entry, Head, is_of_not_modified};
 use fill::Company;
 pub use fill::{Fill, Lead};
-pub use flight::{Flight, FlightReader};
+pub use flight::{Flight, FlightReader, Waiting};
 use heat::Heat;
 pub use inspect::EntrySummary;
 use key::{CarriedHash, Key, KeyBuffer, KeyHasher, KeyRef};

@@ -25,7 +25,7 @@ use crate::cache::policy::{self, HEADWATER_CACHE_CONTROL};
 use crate::cache::reuse::{self, Fault};
 use crate::cache::storable::{self, Refusal, RequestFacts, ResponseFacts};
 use crate::cache::tags::{self, TAGS_MAX, Tag};
-use crate::cache::{Entry, Fill, Flight, Head, Lead, Turn, conditional, freshness};
+use crate::cache::{Entry, Fill, Flight, Head, Lead, Turn, Waiting, conditional, freshness};
 use crate::compress::eligible;
 use crate::config::model::SetCookie;
 use crate::error::{Error, Kind};
@@ -90,7 +90,7 @@ impl Fetch {
         let beside = self.beside.take();
         let crowd = beside.as_ref().map_or(&flight, |beside| &beside.flight);
         // What the other brings is to be read from its beginning.
-        let waiting = beside.as_ref().map(|beside| beside.flight.wait());
+        let mut waiting = beside.as_ref().map(|beside| beside.flight.wait());
         let mut trace = Trace { crowd: Some(crowd.clone()), ..Trace::default() };
         let mut validating = self.condition(&mut outgoing);
         let asked = loop {
@@ -99,7 +99,9 @@ impl Fetch {
                 biased;
                 answer = self.send(&outgoing, &mut trace) => answer,
                 () = self.given_up(&flight, beside.is_some()) => return lead.found(),
-                fetched = self.outdone(&flight, beside.as_ref(), &outgoing.headers) => {
+                fetched =
+                    self.outdone(&flight, beside.as_ref(), &outgoing.headers, &mut waiting) =>
+                {
                     let brought = Brought::Earlier(Box::new(fetched));
                     return self.hand(Trace::default(), brought);
                 }
@@ -145,6 +147,7 @@ impl Fetch {
         flight: &Arc<Flight>,
         beside: Option<&Beside>,
         request: &HeaderMap,
+        waiting: &mut Option<Waiting>,
     ) -> Fetched {
         let crowd = beside.map_or(flight, |beside| &beside.flight);
         let outcome = match beside {
@@ -154,8 +157,11 @@ impl Fetch {
         let cache = self.local.snapshot().cache.clone();
         match judged(&self.plan, crowd, outcome, request, &cache).await {
             Ok(Followed::Answered(fetched)) => fetched,
-            // It is another variant, or not for this request.
-            _ => std::future::pending().await,
+            // It is another variant, or not for this request, which holds up no reader of it.
+            _ => {
+                waiting.take();
+                std::future::pending().await
+            }
         }
     }
 

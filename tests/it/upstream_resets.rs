@@ -153,11 +153,18 @@ fn where_no_connection_may_take_over_requests_still_have_places() {
 fn a_client_with_many_that_have_not_ended_gets_no_further_request() {
     let (origin, seen, _) = origin(usize::MAX);
     let proxy = start(&origin, "");
-    let mut given_up = 0;
+    let (mut given_up, mut held) = (0, Vec::new());
     let refused = loop {
+        // A connection ends, with all that was given up on it, when nobody else is on it.
+        if given_up % 10 == 0 {
+            held.push(ask(&proxy, "/endless", "192.0.2.9"));
+            let wanted = given_up + held.len();
+            let calls = || seen.calls.load(Ordering::SeqCst);
+            eventually("the call of a neighbour", || (calls() >= wanted).then_some(()));
+        }
         let mut asking = ask(&proxy, "/endless", "192.0.2.2");
         let answered = eventually("a call, or a refusal", || {
-            if seen.calls.load(Ordering::SeqCst) > given_up {
+            if seen.calls.load(Ordering::SeqCst) > given_up + held.len() {
                 return Some(false);
             }
             let log = std::fs::read_to_string(proxy.folder.join("access.log")).unwrap_or_default();

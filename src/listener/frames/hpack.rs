@@ -50,6 +50,10 @@ impl Entry {
     }
 }
 
+/// Bytes of names that the literals of one block may take from the table: three bytes of a block may
+/// stand for kilobytes, which are copied and looked through.
+const REFERRED_BYTES_MAX: usize = 1 << 20;
+
 impl Decoder {
     /// Hands every field of a block to `field`. `text` is room to write in.
     pub(super) fn decode(
@@ -58,7 +62,7 @@ impl Decoder {
         text: &mut Vec<u8>,
         mut field: impl FnMut(&[u8], &[u8], Facts),
     ) -> Result<(), Undecodable> {
-        let mut is_first = true;
+        let (mut is_first, mut referred) = (true, 0);
         while let Some(first) = block.first() {
             match first {
                 0x80.. => {
@@ -81,6 +85,12 @@ impl Decoder {
                         index => self.name(index, text)?,
                     }
                     let name = text.len();
+                    if index != 0 {
+                        referred += name;
+                        if referred > REFERRED_BYTES_MAX {
+                            return Err(Undecodable);
+                        }
+                    }
                     string(&mut block, text)?;
                     let (name, value) = text.split_at(name);
                     let facts = rules::facts(name, value);

@@ -383,8 +383,6 @@ impl Place {
     /// The endpoint takes no more requests on the connection.
     pub(super) fn retire(&self) {
         self.session.retire();
-        self.session.has_ended.set(true);
-        drop(self.session.given_up.take());
     }
 }
 
@@ -467,5 +465,8 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.session.retire();
+        // Streams that nobody waits for hold the session themselves.
+        self.session.has_ended.set(true);
+        drop(self.session.given_up.take());
     }
 }
