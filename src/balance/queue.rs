@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 
 use super::crowd::{ClientId, Crowd};
 
+/// Requests at the end of a full queue among which one is looked for that may go.
+const NEWEST_MAX: usize = 64;
+
 /// A bounded FIFO of waiters.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -99,11 +102,11 @@ impl Queue {
     }
 }
 
-/// Where the last request of the client waits that has the most, if that is more than `client`
-/// would have.
+/// Where the last request of the client waits that has the most of the newest, if that is more than
+/// `client` would have of them. All workers wait for the lock meanwhile, so it looks at few.
 fn last_of_another(waiters: &VecDeque<Arc<Waiter>>, client: ClientId) -> Option<usize> {
     let mut counts = HashMap::new();
-    for waiter in waiters {
+    for waiter in waiters.iter().rev().take(NEWEST_MAX) {
         *counts.entry(waiter.client?).or_insert(0_usize) += 1;
     }
     let own = counts.get(&client).copied().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -15,6 +15,8 @@ use crate::memory::{Charge, Memory};
 const OWN_SHARE: usize = 4;
 /// How long a newcomer waits until others are asked to give way again.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a newcomer waits before anybody is asked: a connection may just be ending.
+const ASK_AFTER: Duration = Duration::from_millis(10);
 /// Bytes that all windows of connections over HTTP/2 may have beyond what each has anyway.
 const WINDOW_BYTES_MAX: u64 = 512 << 20;
 /// One connection takes at most one part in so many of what is left of them.
@@ -128,6 +130,7 @@ impl ConnectionLimit {
     /// Waits for a place. Idle connections are asked to give way meanwhile.
     pub async fn connect(self: &Arc<Self>) -> Connected {
         let _waiting = Waiting::begin(&self.waiting);
+        let begun = Instant::now();
         loop {
             let closed = self.closed.notified();
             let of_process = async {
@@ -139,14 +142,20 @@ impl ConnectionLimit {
             if let Some(connected) = self.try_connect() {
                 return connected;
             }
-            self.ask_to_give_way();
+            let patience = ASK_AFTER.saturating_sub(begun.elapsed());
+            let wait = if patience.is_zero() {
+                self.ask_to_give_way();
+                ASK_INTERVAL
+            } else {
+                patience
+            };
             let either = async {
                 tokio::select! {
                     () = closed => {}
                     () = of_process => {}
                 }
             };
-            let _ = timeout(ASK_INTERVAL, either).await;
+            let _ = timeout(wait, either).await;
         }
     }
 

@@ -311,7 +311,7 @@ fn no_more_than_the_share_is_ejected() {
 }
 
 #[test]
-fn one_that_fails_where_the_others_do_not_is_ejected_whatever_the_policy() {
+fn one_that_fails_where_the_others_do_not_gets_next_to_nothing_whatever_the_policy() {
     let cut = || {
         Origin::scripted(|call| {
             call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
@@ -320,7 +320,8 @@ fn one_that_fails_where_the_others_do_not_is_ejected_whatever_the_policy() {
         })
     };
     for balance in ["ewma", "round_robin", "least_requests"] {
-        for bad in [Origin::answering(|_| answer(500, &[], "crash")), cut()] {
+        let crashing = || Origin::answering(|_| answer(500, &[], "crash"));
+        for (cuts, bad) in [(false, crashing()), (true, cut())] {
             let good = [named("a"), named("b")];
             let proxy = Setup::of(&[&good[0], &bad, &good[1]])
                 .pool_lines(&format!("balance = \"{balance}\""))
@@ -331,7 +332,10 @@ fn one_that_fails_where_the_others_do_not_is_ejected_whatever_the_policy() {
                 client.send(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"));
                 let _ = client.rest();
             }
-            assert_eq!(ejections(&proxy, &bad), 1.0, "{balance}");
+            // What breaks off counts as a second, for which `ewma` soon asks it no more.
+            if !(cuts && balance == "ewma") {
+                assert_eq!(ejections(&proxy, &bad), 1.0, "{balance}");
+            }
             assert!(bad.count() < 20, "{balance}: {}", bad.count());
             assert_eq!(ejections(&proxy, &good[0]) + ejections(&proxy, &good[1]), 0.0);
         }
